@@ -1,0 +1,309 @@
+"""Planes to RGB and back: matrix, range, depth, chroma subsampling and location.
+
+The formulas are those of Recommendation ITU-T H.273 (code points for video), the
+resampling is separable bicubic (Catmull-Rom), antialiased on the way down. All of
+it is fp32 whatever the network computes in, on the device where the planes lie, and
+RGB is never clamped: only the last step, quantisation, cuts to the legal codes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hatvid.errors import InputError
+from hatvid.video.convert import PlaneLayout
+
+__all__ = ["ColorTags", "assumed", "matrix_name", "planes_to_rgb", "rgb_to_planes"]
+
+UNSPECIFIED = 2
+
+# H.273 table 4, MatrixCoefficients: (name, KR, KB).
+_LUMA_MATRICES = {
+    1: ("bt709", 0.2126, 0.0722),
+    4: ("fcc", 0.30, 0.11),
+    5: ("bt470bg", 0.299, 0.114),
+    6: ("smpte170m", 0.299, 0.114),
+    7: ("smpte240m", 0.212, 0.087),
+    9: ("bt2020nc", 0.2627, 0.0593),
+}
+_OTHER_MATRICES = {
+    0: "gbr",
+    2: "unspecified",
+    8: "ycgco",
+    10: "bt2020c",
+    11: "smpte2085",
+    12: "chroma-derived-nc",
+    13: "chroma-derived-c",
+    14: "ictcp",
+    15: "ipt-c2",
+    16: "ycgco-re",
+    17: "ycgco-ro",
+}
+
+# H.273 ChromaLocType as FFmpeg numbers it: where a chroma sample lies, in luma
+# samples right of and below the first luma sample that it covers.
+_CHROMA_OFFSETS = {
+    1: ("left", 0.0, 0.5),
+    2: ("center", 0.5, 0.5),
+    3: ("topleft", 0.0, 0.0),
+    4: ("top", 0.5, 0.0),
+    5: ("bottomleft", 0.0, 1.0),
+    6: ("bottom", 0.5, 1.0),
+}
+_LEFT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorTags:
+    """What a stream says of its colours, as H.273 code points (FFmpeg's numbers).
+
+    Args:
+        matrix: MatrixCoefficients; 2 is unspecified.
+        full_range: None where the stream does not say.
+        primaries: ColourPrimaries; carried, not computed with.
+        transfer: TransferCharacteristics; carried, not computed with.
+        chroma_location: FFmpeg's AVChromaLocation; 0 is unspecified.
+    """
+
+    matrix: int = UNSPECIFIED
+    full_range: bool | None = None
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
+    chroma_location: int = 0
+
+    def describe(self) -> str:
+        """``bt709 limited``, as it is shown to a person."""
+        name = matrix_name(self.matrix)
+        extent = {None: "unspecified", True: "full", False: "limited"}[self.full_range]
+        return f"{name} {extent}"
+
+
+def matrix_name(matrix: int) -> str:
+    """FFmpeg's name of a matrix code point."""
+    if matrix in _LUMA_MATRICES:
+        return _LUMA_MATRICES[matrix][0]
+    return _OTHER_MATRICES.get(matrix, f"matrix {matrix}")
+
+
+def assumed(tags: ColorTags, layout: PlaneLayout, height: int, width: int) -> ColorTags:
+    """Fill in what the tags leave open, so that input and output agree on it.
+
+    Untagged YUV is BT.709 when it is at least 1280 wide or more than 576 high, else
+    BT.601 (the 525-line code point up to 480 lines, else the 625-line one); an
+    untagged range is limited, or full for RGB.
+
+    Raises:
+        InputError: the matrix is one that hatvid has no formula for.
+    """
+    if layout.family == "rgb":
+        return replace(tags, matrix=0, full_range=tags.full_range is not False, chroma_location=0)
+    matrix = tags.matrix
+    # RGB's matrix on YUV planes is a wrong tag; nothing could be read by it.
+    if matrix in (UNSPECIFIED, 0, 3):
+        if width >= 1280 or height > 576:
+            matrix = 1
+        else:
+            matrix = 6 if height <= 480 else 5
+    if matrix not in _LUMA_MATRICES and matrix != 8:
+        raise InputError(
+            f"colour matrix {matrix_name(matrix)} is not supported; convert the video to BT.2020 "
+            "non-constant luminance or BT.709 first"
+        )
+    location = tags.chroma_location
+    if layout.log2_chroma_w == 0 and layout.log2_chroma_h == 0:
+        location = 0
+    elif location not in _CHROMA_OFFSETS:
+        location = _LEFT
+    return replace(
+        tags, matrix=matrix, full_range=bool(tags.full_range), chroma_location=location
+    )
+
+
+def planes_to_rgb(planes: Sequence[Tensor], layout: PlaneLayout, tags: ColorTags) -> Tensor:
+    """Decode sample planes to RGB (H.273 section 8.3, inverted).
+
+    Args:
+        planes: one (N, h, w) tensor a component, of integer codes in any dtype.
+        layout: of the planes.
+        tags: as :func:`assumed` gives them.
+
+    Returns:
+        (N, 3, H, W) float32, nominally in [0, 1], NOT clamped: codes outside the
+        legal range, and YUV outside the RGB cube, stay outside.
+    """
+    parts = [plane.to(torch.float32).unsqueeze(1) for plane in planes]
+    full = bool(tags.full_range)
+    if layout.family == "rgb":
+        return torch.cat([_luma_from_codes(part, layout.depth, full) for part in parts], 1)
+    luma = _luma_from_codes(parts[0], layout.depth, full)
+    if layout.family == "gray":
+        return luma.expand(-1, 3, -1, -1).contiguous()
+    height, width = luma.shape[-2:]
+    _, right, below = _CHROMA_OFFSETS.get(tags.chroma_location, ("none", 0.0, 0.0))
+    chroma = _chroma_from_codes(torch.cat(parts[1:], 1), layout.depth, full)
+    chroma = _enlarge(chroma, 1 << layout.log2_chroma_h, below, height, vertical=True)
+    chroma = _enlarge(chroma, 1 << layout.log2_chroma_w, right, width, vertical=False)
+    return _apply(torch.linalg.inv(_matrix(tags.matrix)), torch.cat([luma, chroma], 1))
+
+
+def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Tensor, ...]:
+    """Encode RGB into sample planes (H.273 section 8.3), quantised at the very end.
+
+    Args:
+        rgb: (N, 3, H, W) float32, nominally in [0, 1], unclamped.
+        layout: of the planes to make.
+        tags: as :func:`assumed` gives them.
+
+    Returns:
+        One (N, h, w) tensor a component, of ``layout.dtype``, rounded to nearest
+        and cut to [0, 2^depth - 1]. A value that is not a number becomes 0.
+    """
+    full = bool(tags.full_range)
+    depth = layout.depth
+    if layout.family == "rgb":
+        codes = _luma_to_codes(rgb, depth, full)
+        return tuple(_quantised(codes[:, i], layout) for i in range(3))
+    yuv = _apply(_matrix(tags.matrix), rgb)
+    luma = _quantised(_luma_to_codes(yuv[:, :1], depth, full), layout)[:, 0]
+    if layout.family == "gray":
+        return (luma,)
+    _, right, below = _CHROMA_OFFSETS.get(tags.chroma_location, ("none", 0.0, 0.0))
+    chroma = yuv[:, 1:]
+    chroma = _reduce(chroma, 1 << layout.log2_chroma_w, right, vertical=False)
+    chroma = _reduce(chroma, 1 << layout.log2_chroma_h, below, vertical=True)
+    codes = _quantised(_chroma_to_codes(chroma, depth, full), layout)
+    return (luma, codes[:, 0], codes[:, 1])
+
+
+# Range and depth: H.273 equations 20 to 25 (limited) and 26 to 31 (full).
+
+
+def _luma_from_codes(codes: Tensor, depth: int, full: bool) -> Tensor:
+    if full:
+        return codes / (2**depth - 1)
+    unit = 2.0 ** (depth - 8)
+    return (codes - 16 * unit) / (219 * unit)
+
+
+def _luma_to_codes(value: Tensor, depth: int, full: bool) -> Tensor:
+    if full:
+        return value * (2**depth - 1)
+    unit = 2.0 ** (depth - 8)
+    return value * (219 * unit) + 16 * unit
+
+
+def _chroma_from_codes(codes: Tensor, depth: int, full: bool) -> Tensor:
+    extent = 2**depth - 1 if full else 224 * 2 ** (depth - 8)
+    return (codes - 2 ** (depth - 1)) / extent
+
+
+def _chroma_to_codes(value: Tensor, depth: int, full: bool) -> Tensor:
+    extent = 2**depth - 1 if full else 224 * 2 ** (depth - 8)
+    return value * extent + 2 ** (depth - 1)
+
+
+def _quantised(codes: Tensor, layout: PlaneLayout) -> Tensor:
+    codes = torch.nan_to_num(codes.round(), nan=0.0).clamp_(0, 2**layout.depth - 1)
+    # uint16 has few operators; int32 on the way keeps every backend happy.
+    return codes.to(torch.int32).to(layout.dtype)
+
+
+@lru_cache(maxsize=16)
+def _matrix_values(matrix: int) -> tuple[tuple[float, float, float], ...]:
+    if matrix == 8:  # YCgCo, H.273 equations 44 to 46; the planes are Y, Cg, Co
+        return ((0.25, 0.5, 0.25), (-0.25, 0.5, -0.25), (0.5, 0.0, -0.5))
+    _, kr, kb = _LUMA_MATRICES[matrix]
+    kg = 1 - kr - kb
+    return (
+        (kr, kg, kb),
+        (-kr / (2 * (1 - kb)), -kg / (2 * (1 - kb)), 0.5),
+        (0.5, -kg / (2 * (1 - kr)), -kb / (2 * (1 - kr))),
+    )
+
+
+def _matrix(matrix: int) -> Tensor:
+    """RGB to YUV, (3, 3) float64: H.273 equations 38 to 40."""
+    return torch.tensor(_matrix_values(matrix), dtype=torch.float64)
+
+
+def _apply(matrix: Tensor, channels: Tensor) -> Tensor:
+    # By hand, not by a matrix product: a product may run in TF32 or bf16 by a
+    # setting of the process, and colour is fp32 whatever the network computes in.
+    rows: list[list[float]] = matrix.tolist()
+    first, second, third = channels.unbind(1)
+    return torch.stack([first * a + second * b + third * c for a, b, c in rows], 1)
+
+
+# Chroma resampling. Chroma sample j lies at luma position factor*j + offset.
+
+
+def _catmull_rom(x: float) -> float:
+    """Cubic convolution with a = -1/2 (Keys 1981), support 2."""
+    x = abs(x)
+    if x < 1:
+        return (1.5 * x - 2.5) * x * x + 1
+    if x < 2:
+        return ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return 0.0
+
+
+@lru_cache(maxsize=64)
+def _taps(centers: tuple[float, ...], widen: int) -> tuple[int, tuple[tuple[float, ...], ...]]:
+    """First tap, and for each centre the normalised weights of consecutive samples."""
+    low = math.floor(min(centers) - 2 * widen)
+    high = math.ceil(max(centers) + 2 * widen)
+    rows = []
+    for center in centers:
+        row = [_catmull_rom((tap - center) / widen) for tap in range(low, high + 1)]
+        rows.append(tuple(weight / sum(row) for weight in row))
+    return low, tuple(rows)
+
+
+def _mirrored(planes: Tensor, before: int, after: int) -> Tensor:
+    """Pad the last axis by mirroring about its edges, edge sample included."""
+    length = planes.shape[-1]
+    positions = torch.arange(-before, length + after, device=planes.device) % (2 * length)
+    return planes.index_select(-1, torch.minimum(positions, 2 * length - 1 - positions))
+
+
+def _filtered(planes: Tensor, low: int, rows: Sequence[Sequence[float]], step: int) -> Tensor:
+    """Weighted sums of taps low.. of the last axis: (..., len) -> (..., len/step, rows)."""
+    taps = len(rows[0])
+    length = planes.shape[-1]
+    count = -(-length // step)
+    after = max(0, (count - 1) * step + low + taps - length)
+    padded = _mirrored(planes, max(0, -low), after)
+    padded = padded[..., max(0, low) :]
+    weights = torch.tensor(rows, dtype=planes.dtype, device=planes.device)
+    out = None
+    for tap in range(taps):
+        part = padded[..., tap : tap + (count - 1) * step + 1 : step].unsqueeze(-1)
+        out = part * weights[:, tap] if out is None else out + part * weights[:, tap]
+    assert out is not None
+    return out
+
+
+def _enlarge(chroma: Tensor, factor: int, offset: float, length: int, *, vertical: bool) -> Tensor:
+    if factor == 1:
+        return chroma
+    if vertical:
+        return _enlarge(chroma.mT, factor, offset, length, vertical=False).mT
+    scaled = offset * factor / 2  # offsets are told for a factor of 2
+    low, rows = _taps(tuple((phase - scaled) / factor for phase in range(factor)), 1)
+    return _filtered(chroma, low, rows, 1).flatten(-2)[..., :length]
+
+
+def _reduce(chroma: Tensor, factor: int, offset: float, *, vertical: bool) -> Tensor:
+    if factor == 1:
+        return chroma
+    if vertical:
+        return _reduce(chroma.mT, factor, offset, vertical=False).mT
+    low, rows = _taps((offset * factor / 2,), factor)
+    return _filtered(chroma, low, rows, factor).flatten(-2)
