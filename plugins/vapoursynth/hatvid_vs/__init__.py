@@ -1,0 +1,1 @@
+"""The VapourSynth plugin of hatvid."""
