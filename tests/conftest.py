@@ -1,0 +1,135 @@
+"""What holds for the whole test session: private folders, hardware marks, no hidden skips."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FORBID_SKIPS = "HATVID_FORBID_SKIPS"
+"""Environment variable: set to 1, a test that skips for anything but hardware fails."""
+
+HARDWARE_SKIP = pytest.StashKey[bool]()
+PRIVATE_FOLDERS = pytest.StashKey[tuple[str, dict[str, str | None]]]()
+
+# platformdirs reads the first three on Linux and macOS, the last on Windows.
+USER_FOLDERS = {
+    "XDG_CACHE_HOME": "cache",
+    "XDG_CONFIG_HOME": "config",
+    "XDG_DATA_HOME": "data",
+    "LOCALAPPDATA": "local",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-cuda",
+        action="store_true",
+        help="fail, rather than skip, a needs_cuda test when there is no NVIDIA GPU",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Here rather than in a fixture: modules under test may read the environment when
+    # they are imported, which is before any fixture.
+    root = tempfile.mkdtemp(prefix="hatvid-tests-")
+    before = {name: os.environ.get(name) for name in USER_FOLDERS}
+    config.stash[PRIVATE_FOLDERS] = (root, before)
+    for name, folder in USER_FOLDERS.items():
+        os.environ[name] = str(Path(root, folder))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    root, before = config.stash[PRIVATE_FOLDERS]
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def missing_hardware(item: pytest.Item) -> str | None:
+    """What a marked test needs and this machine lacks, or None."""
+    cuda = item.get_closest_marker("needs_cuda") is not None
+    tensorrt = item.get_closest_marker("needs_tensorrt") is not None
+    if not (cuda or tensorrt):
+        return None
+    import torch
+
+    if not torch.cuda.is_available():
+        return "there is no NVIDIA GPU here"
+    if tensorrt and importlib.util.find_spec("torch_tensorrt") is None:
+        return "torch-tensorrt is not installed (pip install 'hatvid[tensorrt]')"
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    reason = missing_hardware(item)
+    if reason is None:
+        return
+    if item.config.getoption("--require-cuda") and item.get_closest_marker("needs_cuda"):
+        pytest.fail(f"--require-cuda: {reason}", pytrace=False)
+    item.stash[HARDWARE_SKIP] = True
+    pytest.skip(reason)
+
+
+def _forbid(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get(FORBID_SKIPS) == "1":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid}: {FORBID_SKIPS}=1 forbids this: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if not item.stash.get(HARDWARE_SKIP, False):
+        _forbid(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    # A module that skips as a whole (importorskip) never reaches the hook above.
+    report = yield
+    _forbid(report)
+    return report
+
+
+@pytest.fixture(scope="session")
+def ffprobe() -> Callable[..., dict[str, Any]]:
+    """Debian's ffprobe, a reader of media files that shares no code path with PyAV's wheel.
+
+    ``ffprobe("-show_streams", path)`` returns the parsed JSON; it fails on any error
+    that ffprobe reports.
+    """
+    program = shutil.which("ffprobe")
+    if program is None:
+        pytest.skip("ffprobe is not installed (Debian: apt install ffmpeg)")
+
+    def run(*arguments: str | Path) -> dict[str, Any]:
+        done = subprocess.run(
+            [program, "-v", "error", "-of", "json", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    return run
