@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -187,7 +189,7 @@ def test_blending_is_separable_and_sums_to_one() -> None:
         at = (np.arange(axis.length * scale) + 0.5) / scale
         rises = [np.clip((at - seam) / overlap + 0.5, 0, 1) for seam in axis.seams]
         rises = [np.ones_like(at), *rises, np.zeros_like(at)]
-        return np.stack([a - b for a, b in zip(rises, rises[1:], strict=False)])
+        return np.stack([a - b for a, b in pairwise(rises)])
 
     values = np.random.default_rng(1).random(plan.count)
     weights = np.einsum("iy,jx->ijyx", hats(plan.rows), hats(plan.columns))

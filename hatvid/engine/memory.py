@@ -1,0 +1,207 @@
+"""What running a module costs in memory, what there is, and which tile fits.
+
+The cost is counted, not guessed: the module runs once on tensors that have shapes
+but no contents, and every storage that is alive at the same time is added up.
+What an engine's own planning makes of that differs by a factor, measured for each.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import psutil
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hatvid.engine.base import TileSpec
+from hatvid.engine.prepare import prepared
+
+__all__ = [
+    "ENGINE_FACTORS",
+    "MEMORY_SHARE",
+    "MIN_TILE",
+    "available_memory",
+    "bytes_per_pixel",
+    "choose_tile",
+]
+
+MEMORY_SHARE = 0.6
+"""Share of the free memory that a tile may take; the rest is for decoding, encoding
+and everyone else."""
+
+MIN_TILE = 64
+"""Side in pixels below which no tile is chosen: four windows of HAT, and the patch
+size that the published networks were trained on (paper, section 4.1)."""
+
+ENGINE_FACTORS = {"eager": 2, "openvino": 4}
+"""What each engine takes for a counted byte, rounded up. Measured as the growth of
+resident memory with the tile, from 128x128 pixels on, for a small HAT: 1.7 and 3.2."""
+
+FALLBACK_BYTES_PER_PIXEL = 32 * 1024
+"""For modules that cannot be counted: about what HAT takes, the largest in use here."""
+
+_PROBE = 128
+
+_log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class _KnowsItsCost(Protocol):
+    def activation_bytes_per_pixel(self) -> int: ...
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages alive, those that were there before left out."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now: int = 0
+        self.peak: int = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._seen:
+            self._seen.add(key)
+            self.now += size
+            weakref.finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.now -= size
+
+
+def bytes_per_pixel(module: nn.Module, *, scale: int, engine: str, channels: int = 3) -> int:
+    """Bytes that an engine takes for each input pixel of a batch of one.
+
+    What the module itself says (``activation_bytes_per_pixel()``) if it says
+    anything, else counted over one pass without computing, else a figure that is
+    enough for HAT; times the factor of the engine.
+
+    Args:
+        module: maps (1, C, H, W) to (1, C, sH, sW).
+        scale: s.
+        engine: its name.
+        channels: C.
+    """
+    return _counted(module, scale, channels) * ENGINE_FACTORS.get(engine, 2)
+
+
+def _counted(module: nn.Module, scale: int, channels: int) -> int:
+    if isinstance(module, _KnowsItsCost):
+        return module.activation_bytes_per_pixel()
+    spec = TileSpec(batch=1, channels=channels, height=_PROBE, width=_PROBE, scale=scale)
+    live = _LiveBytes()
+    try:
+        with torch.no_grad():
+            ready = prepared(module, spec)
+            with FakeTensorMode(allow_non_fake_inputs=True), live:
+                ready(torch.empty(spec.input_shape))
+    except Exception as error:  # a module of the user's own may raise anything
+        _log.info("memory of the network is assumed, not counted (%s)", error)
+        return FALLBACK_BYTES_PER_PIXEL
+    return max(live.peak // _PROBE**2, 1)
+
+
+def choose_tile(height: int, width: int, bytes_per_pixel: int, available: int, overlap: int) -> int:
+    """The largest tile that fits in memory.
+
+    Larger is better throughout: HAT's channel attention pools over the whole
+    tile, so the nearer the tile comes to the frame, the nearer its result comes to
+    the published network's; and less is computed twice.
+
+    Args:
+        height: of the frame in pixels.
+        width: of the frame in pixels.
+        bytes_per_pixel: of one tile, for each of its input pixels.
+        available: bytes of free memory, of which ``MEMORY_SHARE`` is used.
+        overlap: pixels that tiles share, at most half a tile.
+
+    Returns:
+        0 for the whole frame, else a multiple of 16: the largest that fits, but
+        never below ``MIN_TILE`` and never below twice the overlap.
+    """
+    pixels = int(available * MEMORY_SHARE) // bytes_per_pixel
+    if (-(-height // 16) * 16) * (-(-width // 16) * 16) <= pixels:
+        return 0
+    least = max(MIN_TILE, -(-2 * overlap // 16) * 16)
+    tile = least
+    while (tile + 16) ** 2 <= pixels:
+        tile += 16
+    return tile
+
+
+def available_memory(device: torch.device, *, root: Path = Path("/")) -> int:
+    """Bytes free on a device; on a CPU no more than the control group leaves.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        root: of the file tree in which the control group's limits are looked up.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = int(psutil.virtual_memory().available)
+    limits = [left for folder in _cgroups(root) if (left := _cgroup_left(folder)) is not None]
+    return max(min([free, *limits]), 0)
+
+
+def _cgroups(root: Path) -> list[Path]:
+    """Folders of this process's memory control groups (v2 and v1), inner to outer."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    folders: list[Path] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        inner = top / path.lstrip("/")
+        folders += [inner, *(p for p in inner.parents if p.is_relative_to(top))]
+    return folders
+
+
+def _cgroup_left(folder: Path) -> int | None:
+    """Bytes a control group may still take, None without a limit."""
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        try:
+            left = int((folder / limit).read_text()) - int((folder / used).read_text())
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        # The page cache counts as used, but gives way.
+        return left + _inactive_file(folder)
+    return None
+
+
+def _inactive_file(folder: Path) -> int:
+    try:
+        words = (folder / "memory.stat").read_text().split()
+    except OSError:
+        return 0
+    figures = dict(zip(words[::2], words[1::2], strict=False))
+    return int(figures.get("inactive_file", 0))

@@ -1,0 +1,77 @@
+"""Bring a module to the one shape that an engine runs, and check what enters and leaves."""
+
+from __future__ import annotations
+
+import copy
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from hatvid.engine.base import TileSpec
+from hatvid.errors import EngineError
+
+__all__ = ["Preparable", "check_input", "check_output", "prepared"]
+
+
+@runtime_checkable
+class Preparable(Protocol):
+    """A module that builds buffers for one input size before it runs."""
+
+    def prepare(self, height: int, width: int) -> object:
+        """Build what inputs of (N, C, height, width) need."""
+        ...
+
+
+def prepared(module: nn.Module, spec: TileSpec) -> nn.Module:
+    """The module as an engine runs it: on the device, in eval mode, ready for the shape.
+
+    The module that is passed in stays as it is. What comes back is a copy that
+    shares its parameters, so that engines of several shapes do not overwrite each
+    other's buffers, nor hold the weights twice; only on another device the
+    weights are copied.
+
+    Raises:
+        EngineError: the parameters are not all ``spec.dtype``.
+    """
+    parameters = list(module.parameters())
+    for parameter in parameters:
+        if parameter.is_floating_point() and parameter.dtype != spec.dtype:
+            raise EngineError(
+                f"the module has {parameter.dtype} parameters, the engine runs {spec.dtype}; "
+                "convert it first, for example with module.float()"
+            )
+    here = all(_same_device(parameter.device, spec.device) for parameter in parameters)
+    shared: dict[int, object] = {id(p): p for p in parameters} if here else {}
+    ready = copy.deepcopy(module, shared).to(spec.device).eval()
+    if isinstance(ready, Preparable):
+        with torch.no_grad():
+            ready.prepare(spec.height, spec.width)
+    return ready
+
+
+def check_input(spec: TileSpec, tiles: Tensor) -> None:
+    """Raise EngineError unless ``tiles`` is what ``spec`` says."""
+    if tuple(tiles.shape) != spec.input_shape:
+        raise EngineError(
+            f"the engine runs {spec.input_shape}, not {tuple(tiles.shape)}; "
+            "build another for that shape"
+        )
+    if tiles.dtype != spec.dtype or not _same_device(tiles.device, spec.device):
+        raise EngineError(
+            f"the engine takes {spec.dtype} on {spec.device}, not {tiles.dtype} on {tiles.device}; "
+            "convert the tiles first"
+        )
+
+
+def check_output(spec: TileSpec, shape: tuple[int, ...]) -> None:
+    """Raise EngineError unless a result of ``shape`` is what ``spec`` says."""
+    if shape != spec.output_shape:
+        raise EngineError(
+            f"the module made {shape} from {spec.input_shape}, not {spec.output_shape}; "
+            f"check that its scale is {spec.scale}"
+        )
+
+
+def _same_device(one: torch.device, other: torch.device) -> bool:
+    return one.type == other.type and (one.index or 0) == (other.index or 0)
