@@ -1,0 +1,232 @@
+"""OpenVINO on the CPU.
+
+The module is traced on the spec's shape, translated, and compiled once; compiled
+models are kept on disk (:mod:`hatvid.engine.cache`) and found again by a key over
+all that goes into them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import json
+import logging
+import platform
+import re
+import sys
+import warnings
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import openvino
+import torch
+from torch import Tensor, nn
+
+from hatvid.engine.base import TileSpec
+from hatvid.engine.cache import ModelCache
+from hatvid.engine.prepare import check_input, check_output, prepared
+from hatvid.errors import EngineError
+
+__all__ = ["OpenVINOEngine", "native_bf16"]
+
+CACHE_FORMAT = 1
+"""Counts up when what is stored, or how it is made, changes."""
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+_log = logging.getLogger(__name__)
+
+
+class OpenVINOEngine:
+    """Runs a module compiled by OpenVINO for the CPU.
+
+    Args:
+        module: maps ``spec.input_shape`` to ``spec.output_shape`` and can be traced.
+            It is not changed.
+        spec: the one shape to run, float32 on the CPU.
+        precision: what is computed in; ``fp32`` is true float32.
+        fingerprint: names the module's weights and configuration exactly.
+        cache_dir: folder of compiled models; None keeps none.
+        threads: of the CPU; None takes OpenVINO's choice.
+
+    Raises:
+        EngineError: the module cannot be traced, translated or compiled.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        module: nn.Module,
+        spec: TileSpec,
+        *,
+        precision: Literal["fp32", "bf16"],
+        fingerprint: str,
+        cache_dir: Path | None,
+        threads: int | None = None,
+    ) -> None:
+        if spec.device.type != "cpu" or spec.dtype != torch.float32:
+            raise EngineError(
+                f"engine openvino takes float32 on the CPU, not {spec.dtype} on {spec.device}; "
+                "choose engine eager"
+            )
+        self.precision: str = precision
+        self.spec = spec
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "EXECUTION_MODE_HINT": "ACCURACY" if precision == "fp32" else "PERFORMANCE",
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            # Pinned threads of two runs, or of decoding beside, would share a core
+            # while others are idle.
+            "ENABLE_CPU_PINNING": False,
+        }
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        try:
+            compiled = self._compiled(module, config, fingerprint, cache_dir)
+            actual = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+            if actual != _HINTS[precision]:
+                raise EngineError(
+                    f"OpenVINO computes in {actual} here, not {precision}; choose precision fp32"
+                )
+            check_output(spec, tuple(compiled.output(0).shape))
+            # OpenVINO writes straight into this, and reads straight from the caller's.
+            self._output = torch.empty(spec.output_shape)
+            request = compiled.create_infer_request()
+            request.set_output_tensor(openvino.Tensor(self._output.numpy(), shared_memory=True))
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot run this network: {_reason(error)}") from error
+        self._request: openvino.InferRequest | None = request
+
+    def run(self, tiles: Tensor) -> Tensor:
+        """See :meth:`hatvid.engine.base.Engine.run`. The result is the engine's own buffer."""
+        if self._request is None:
+            raise EngineError("the engine was closed; build a new one")
+        check_input(self.spec, tiles)
+        array = tiles.detach().contiguous().numpy()
+        self._request.set_input_tensor(openvino.Tensor(array, shared_memory=True))
+        try:
+            self._request.infer()
+        except RuntimeError as error:
+            raise EngineError(
+                f"OpenVINO failed: {_reason(error)}; if memory ran out choose a smaller tile"
+            ) from error
+        return self._output
+
+    def close(self) -> None:
+        """Free the compiled model and its buffers."""
+        self._request = None
+
+    def _compiled(
+        self, module: nn.Module, config: dict[str, Any], fingerprint: str, cache_dir: Path | None
+    ) -> openvino.CompiledModel:
+        if cache_dir is None:
+            return _core().compile_model(_translate(module, self.spec), "CPU", config)
+        cache = ModelCache(cache_dir)
+        key = _cache_key(module, self.spec, config, fingerprint)
+        data = cache.read(key)
+        if data is not None:
+            try:
+                return _core().import_model(io.BytesIO(data), "CPU", config)
+            except RuntimeError as error:
+                _log.warning("compiled model cannot be loaded (%s); building it", _reason(error))
+                cache.drop(key)
+        compiled = _core().compile_model(_translate(module, self.spec), "CPU", config)
+        cache.write(key, compiled.export_model().getvalue())
+        return compiled
+
+
+@lru_cache(maxsize=1)
+def native_bf16() -> bool:
+    """Whether the CPU multiplies bf16 in hardware, by OpenVINO's word."""
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@lru_cache(maxsize=1)
+def _core() -> openvino.Core:
+    return openvino.Core()
+
+
+def _translate(module: nn.Module, spec: TileSpec) -> openvino.Model:
+    """Trace the module on the spec's shape and translate it to an OpenVINO model."""
+    ready = prepared(module, spec)
+    example = torch.zeros(spec.input_shape)
+    with torch.no_grad(), warnings.catch_warnings():
+        # Tracing is deprecated in favour of torch.export, whose graphs OpenVINO
+        # translates to models of dynamic shape. Traced constants are intended.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(ready, example, check_trace=False)  # type: ignore[no-untyped-call]
+        shape = openvino.PartialShape(list(spec.input_shape))
+        return openvino.convert_model(traced, example_input=example, input=[shape])
+
+
+def _cache_key(module: nn.Module, spec: TileSpec, config: dict[str, Any], fingerprint: str) -> str:
+    """SHA-256 over everything that a compiled model depends on."""
+    parts = {
+        "format": CACHE_FORMAT,
+        "weights": fingerprint,
+        "code": _code_hash(module),
+        "spec": repr(spec),
+        "config": config,
+        "openvino": openvino.get_version(),
+        "torch": torch.__version__,
+        "hatvid": _hatvid_version(),
+        "cpu": _cpu(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _code_hash(module: nn.Module) -> str:
+    """SHA-256 over the source of the packages that the module's classes come from.
+
+    The same weights mean another model once the code around them changed, and in a
+    checkout it changes without the version.
+    """
+    files: set[Path] = set()
+    for kind in {type(part) for part in module.modules()}:
+        if kind.__module__.partition(".")[0] == "torch":
+            continue
+        try:
+            file = Path(inspect.getfile(kind))
+        except (OSError, TypeError):  # typed into a prompt
+            continue
+        inside = getattr(sys.modules.get(kind.__module__), "__package__", None)
+        files.update(file.parent.glob("*.py") if inside else [file])
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _cpu() -> list[str]:
+    """Model and features of the CPU."""
+    core = _core()
+    facts = [
+        platform.machine(),
+        core.get_property("CPU", "FULL_DEVICE_NAME"),
+        *sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+    ]
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return facts
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", info, re.MULTILINE)
+    return [*facts, *sorted(found[1].split() if found else [])]
+
+
+def _hatvid_version() -> str:
+    try:
+        return version("hatvid")
+    except PackageNotFoundError:
+        return ""
+
+
+def _reason(error: Exception) -> str:
+    """The last line of OpenVINO's message; those before say where in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]

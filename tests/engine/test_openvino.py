@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hatvid.engine.openvino as module_under_test
+from hatvid.engine import TileSpec
+from hatvid.engine.cache import ModelCache
+from hatvid.engine.eager import EagerEngine
+from hatvid.engine.openvino import OpenVINOEngine
+from hatvid.errors import EngineError
+
+Build = Callable[..., OpenVINOEngine]
+
+
+@pytest.fixture
+def build(net: nn.Module, spec: TileSpec, tmp_path: Path) -> Build:
+    def make(**changes: Any) -> OpenVINOEngine:
+        arguments: dict[str, Any] = {
+            "module": net,
+            "spec": spec,
+            "precision": "fp32",
+            "fingerprint": "weights",
+            "cache_dir": tmp_path / "cache",
+            "threads": 1,
+        }
+        arguments |= changes
+        return OpenVINOEngine(arguments.pop("module"), arguments.pop("spec"), **arguments)
+
+    return make
+
+
+@pytest.fixture
+def translations(monkeypatch: pytest.MonkeyPatch) -> list[TileSpec]:
+    """Grows by one for each module that is translated anew."""
+    seen: list[TileSpec] = []
+    real = module_under_test._translate
+
+    def counted(module: nn.Module, spec: TileSpec) -> Any:
+        seen.append(spec)
+        return real(module, spec)
+
+    monkeypatch.setattr(module_under_test, "_translate", counted)
+    return seen
+
+
+def test_fp32_is_float32(net: nn.Module, spec: TileSpec, tiles: Tensor, build: Build) -> None:
+    """float16 or bf16 inside would be off by 1e-3."""
+    error = (build().run(tiles) - EagerEngine(net, spec).run(tiles)).abs().max()
+    assert float(error) < 1e-6
+
+
+def test_the_result_is_one_buffer_without_copies(build: Build, tiles: Tensor) -> None:
+    engine = build()
+    assert engine.run(tiles).data_ptr() == engine.run(tiles).data_ptr()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_model_from_disk_gives_the_same_bits(
+    build: Build, tiles: Tensor, precision: str, translations: list[TileSpec]
+) -> None:
+    fresh = build(precision=precision, cache_dir=None).run(tiles)
+    stored = build(precision=precision).run(tiles)
+    assert len(translations) == 2
+    loaded = build(precision=precision)
+    assert len(translations) == 2
+    assert loaded.precision == precision
+    assert torch.equal(loaded.run(tiles), fresh)
+    assert torch.equal(stored, fresh)
+
+
+def test_everything_that_matters_is_in_the_key(
+    build: Build,
+    translations: list[TileSpec],
+    spec: TileSpec,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def is_new(**changes: Any) -> bool:
+        before = len(translations)
+        build(**changes)
+        return len(translations) > before
+
+    assert is_new()
+    assert not is_new()
+    assert is_new(fingerprint="other weights")
+    assert is_new(precision="bf16")
+    assert is_new(threads=2)
+    assert is_new(spec=TileSpec(batch=1, height=16, width=32, scale=spec.scale))
+    assert is_new(spec=TileSpec(batch=2, height=32, width=16, scale=spec.scale))
+    for name, value in (
+        ("CACHE_FORMAT", 0),
+        ("_cpu", lambda: ["another CPU"]),
+        ("_hatvid_version", lambda: "another version"),
+        ("_code_hash", lambda module: "other code"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module_under_test, name, value)
+            assert is_new(), name
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "0.0")
+        assert is_new()
+    with monkeypatch.context() as patch:
+        patch.setattr("openvino.get_version", lambda: "0.0")
+        assert is_new()
+    assert not is_new()
+
+
+def test_changed_code_is_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "some_network"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "layers.py").write_text("SCALE = 2\n")
+    (package / "net.py").write_text("from torch import nn\nclass Net(nn.Module):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from some_network.net import Net  # type: ignore[import-not-found]
+
+    code_hash = module_under_test._code_hash
+    before = code_hash(Net())
+    assert code_hash(nn.Sequential(nn.ReLU(), Net())) == before
+    (package / "layers.py").write_text("SCALE = 3\n")
+    assert code_hash(Net()) != before
+
+
+def test_a_damaged_file_is_built_anew(
+    build: Build, tiles: Tensor, tmp_path: Path, translations: list[TileSpec]
+) -> None:
+    expected = build().run(tiles)
+    (path,) = (tmp_path / "cache").iterdir()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    assert torch.equal(build().run(tiles), expected)
+    assert len(translations) == 2
+    build()
+    assert len(translations) == 2
+
+
+def test_a_file_that_openvino_refuses_is_built_anew(
+    build: Build,
+    tiles: Tensor,
+    tmp_path: Path,
+    translations: list[TileSpec],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected = build().run(tiles)
+    (path,) = (tmp_path / "cache").iterdir()
+    ModelCache(tmp_path / "cache").write(path.stem, b"whole, but no model")
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(build().run(tiles), expected)
+    assert "cannot be loaded" in caplog.text
+    assert len(translations) == 2
+    assert hashlib.sha256(path.read_bytes()[48:]).digest() == path.read_bytes()[16:48]
+
+
+def test_only_float32_on_the_cpu(build: Build) -> None:
+    for changes in ({"device": torch.device("cuda:0")}, {"dtype": torch.float64}):
+        spec = TileSpec(batch=1, height=16, width=16, scale=2, **changes)
+        with pytest.raises(EngineError, match="choose engine eager"):
+            build(spec=spec)
+
+
+def test_a_precision_that_openvino_does_not_keep_is_an_error(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(module_under_test._HINTS, "bf16", "f32")
+    build(precision="bf16")
+    # On a CPU without it OpenVINO quietly computes in f32.
+    core = module_under_test._core()
+
+    class Quiet:
+        def compile_model(self, model: Any, device: str, config: dict[str, Any]) -> Any:
+            return core.compile_model(model, device, config | {"INFERENCE_PRECISION_HINT": "f32"})
+
+    monkeypatch.setitem(module_under_test._HINTS, "bf16", "bf16")
+    monkeypatch.setattr(module_under_test, "_core", Quiet)
+    with pytest.raises(EngineError, match="computes in f32 here, not bf16; choose precision fp32"):
+        build(precision="bf16", cache_dir=None)
