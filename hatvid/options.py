@@ -141,7 +141,7 @@ class TimePoint:
 
     @classmethod
     def parse(cls, text: str) -> TimePoint:
-        """Read ``12.5``, ``00:00:12.5`` (hours and minutes may be left out) or ``300f``.
+        """Read ``12.5``, ``00:00:12.5`` (hours, minutes may be left out) or ``300f``.
 
         Raises:
             OptionError: the text is none of these.
@@ -155,7 +155,9 @@ class TimePoint:
                 "or a frame number (300f)"
             )
         hours, minutes, seconds = match[1] or "0", match[2] or "0", Fraction(match[3])
-        if match[2] is not None and seconds >= 60 or match[1] is not None and int(minutes) >= 60:
+        if (match[2] is not None and seconds >= 60) or (
+            match[1] is not None and int(minutes) >= 60
+        ):
             raise OptionError(f"{text!r} is not a time; minutes and seconds end at 59")
         return cls(seconds=int(hours) * 3600 + int(minutes) * 60 + seconds)
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hatvid.errors import InputError
@@ -107,10 +106,8 @@ def assumed(tags: ColorTags, layout: PlaneLayout, height: int, width: int) -> Co
     matrix = tags.matrix
     # RGB's matrix on YUV planes is a wrong tag; nothing could be read by it.
     if matrix in (UNSPECIFIED, 0, 3):
-        if width >= 1280 or height > 576:
-            matrix = 1
-        else:
-            matrix = 6 if height <= 480 else 5
+        sd = 6 if height <= 480 else 5
+        matrix = 1 if width >= 1280 or height > 576 else sd
     if matrix not in _LUMA_MATRICES and matrix != 8:
         raise InputError(
             f"colour matrix {matrix_name(matrix)} is not supported; convert the video to BT.2020 "
@@ -121,9 +118,7 @@ def assumed(tags: ColorTags, layout: PlaneLayout, height: int, width: int) -> Co
         location = 0
     elif location not in _CHROMA_OFFSETS:
         location = _LEFT
-    return replace(
-        tags, matrix=matrix, full_range=bool(tags.full_range), chroma_location=location
-    )
+    return replace(tags, matrix=matrix, full_range=bool(tags.full_range), chroma_location=location)
 
 
 def planes_to_rgb(planes: Sequence[Tensor], layout: PlaneLayout, tags: ColorTags) -> Tensor:
@@ -187,26 +182,26 @@ def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Te
 
 def _luma_from_codes(codes: Tensor, depth: int, full: bool) -> Tensor:
     if full:
-        return codes / (2**depth - 1)
+        return codes / (2.0**depth - 1)
     unit = 2.0 ** (depth - 8)
     return (codes - 16 * unit) / (219 * unit)
 
 
 def _luma_to_codes(value: Tensor, depth: int, full: bool) -> Tensor:
     if full:
-        return value * (2**depth - 1)
+        return value * (2.0**depth - 1)
     unit = 2.0 ** (depth - 8)
     return value * (219 * unit) + 16 * unit
 
 
 def _chroma_from_codes(codes: Tensor, depth: int, full: bool) -> Tensor:
-    extent = 2**depth - 1 if full else 224 * 2 ** (depth - 8)
-    return (codes - 2 ** (depth - 1)) / extent
+    extent = 2.0**depth - 1 if full else 224 * 2.0 ** (depth - 8)
+    return (codes - 2.0 ** (depth - 1)) / extent
 
 
 def _chroma_to_codes(value: Tensor, depth: int, full: bool) -> Tensor:
-    extent = 2**depth - 1 if full else 224 * 2 ** (depth - 8)
-    return value * extent + 2 ** (depth - 1)
+    extent = 2.0**depth - 1 if full else 224 * 2.0 ** (depth - 8)
+    return value * extent + 2.0 ** (depth - 1)
 
 
 def _quantised(codes: Tensor, layout: PlaneLayout) -> Tensor:
@@ -294,7 +289,7 @@ def _enlarge(chroma: Tensor, factor: int, offset: float, length: int, *, vertica
     if factor == 1:
         return chroma
     if vertical:
-        return _enlarge(chroma.mT, factor, offset, length, vertical=False).mT
+        return _enlarge(chroma.mT, factor, offset, length, vertical=False).transpose(-1, -2)
     scaled = offset * factor / 2  # offsets are told for a factor of 2
     low, rows = _taps(tuple((phase - scaled) / factor for phase in range(factor)), 1)
     return _filtered(chroma, low, rows, 1).flatten(-2)[..., :length]

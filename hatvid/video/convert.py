@@ -7,7 +7,7 @@ mean (matrix, range, chroma location) is the business of :mod:`hatvid.video.colo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -156,7 +156,7 @@ def frame_to_planes(frame: av.VideoFrame) -> tuple[PlaneLayout, tuple[Tensor, ..
         frame = frame.reformat(format=planar)
     layout = PlaneLayout.of(planar)
     assert layout is not None  # planar_pix_fmt answers nothing else
-    item = np.dtype(np.uint8 if layout.depth == 8 else np.uint16)
+    item = _item(layout)
     shapes = layout.plane_shapes(frame.height, frame.width)
     tensors = []
     for index, (height, width) in zip(layout.plane_order, shapes, strict=True):
@@ -177,7 +177,7 @@ def planes_to_frame(planes: tuple[Tensor, ...], layout: PlaneLayout) -> av.Video
     """
     height, width = planes[0].shape
     frame = av.VideoFrame(width, height, layout.pix_fmt)
-    item = np.dtype(np.uint8 if layout.depth == 8 else np.uint16)
+    item = _item(layout)
     for index, tensor in zip(layout.plane_order, planes, strict=True):
         rows = np.frombuffer(frame.planes[index], item).reshape(-1, _stride(frame, index, item))
         h, w = tensor.shape
@@ -185,5 +185,9 @@ def planes_to_frame(planes: tuple[Tensor, ...], layout: PlaneLayout) -> av.Video
     return frame
 
 
-def _stride(frame: av.VideoFrame, index: int, item: np.dtype[np.uint8 | np.uint16]) -> int:
+def _item(layout: PlaneLayout) -> np.dtype[Any]:
+    return np.dtype(np.uint8 if layout.depth == 8 else np.uint16)
+
+
+def _stride(frame: av.VideoFrame, index: int, item: np.dtype[Any]) -> int:
     return abs(frame.planes[index].line_size) // item.itemsize

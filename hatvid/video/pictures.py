@@ -9,10 +9,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.stream import Stream
 
 from hatvid.errors import DecodeError
 
-__all__ = ["FrameTime", "Pictures", "fraction", "time_base_of"]
+__all__ = ["AnyPacket", "FrameTime", "Pictures", "fraction", "time_base_of"]
+
+type AnyPacket = av.Packet[Stream]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,7 @@ class Pictures:
         self._last_time: FrameTime | None = None
         self._flushed = False
 
-    def feed(self, packet: av.Packet) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
+    def feed(self, packet: AnyPacket) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
         if packet.size == 0:
             yield from self.finish()
             return

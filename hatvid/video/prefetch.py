@@ -12,18 +12,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Self
 
 __all__ = ["Prefetch", "Writer"]
 
-T = TypeVar("T")
 
-
-class _Closed(Exception):
+class _Closed(Exception):  # noqa: N818 - a signal, not a mistake
     """The other side has gone."""
 
 
-class _Channel(Generic[T]):
+class _Channel[T]:
     """A bounded queue that either side can close, waking the other at once."""
 
     def __init__(self, depth: int) -> None:
@@ -65,7 +63,7 @@ class _Channel(Generic[T]):
             self._condition.notify_all()
 
 
-class Prefetch(Generic[T]):
+class Prefetch[T]:
     """Iterate over ``items`` while a thread reads up to ``depth`` of them ahead.
 
     Leaving the ``with`` block stops the thread, closes the iterator in that thread
@@ -119,7 +117,7 @@ class Prefetch(Generic[T]):
             self._channel.end()
 
 
-class Writer(Generic[T]):
+class Writer[T]:
     """Call ``write(item)`` in a thread for each item given to :meth:`put`.
 
     :meth:`put` blocks while ``depth`` items wait. An error of ``write`` is raised by

@@ -20,7 +20,7 @@ from hatvid.errors import DecodeError, InputError
 from hatvid.options import TimePoint
 from hatvid.video.color import ColorTags
 from hatvid.video.convert import PlaneLayout, frame_to_planes, planar_pix_fmt
-from hatvid.video.pictures import FrameTime, Pictures, fraction, time_base_of
+from hatvid.video.pictures import AnyPacket, FrameTime, Pictures, fraction, time_base_of
 
 __all__ = ["FrameBatch", "SourceInfo", "VideoSource"]
 
@@ -114,7 +114,7 @@ class VideoSource:
         """A pts as seconds after the first frame of the file."""
         return (pts - self.info.start) * self.info.time_base
 
-    def items(self, batch: int, copied: frozenset[int]) -> Iterator[FrameBatch | av.Packet]:
+    def items(self, batch: int, copied: frozenset[int]) -> Iterator[FrameBatch | AnyPacket]:
         """Give the frames in batches of ``batch`` (the last may be short), and between
         them the packets of the streams with an index in ``copied``.
 
@@ -187,7 +187,7 @@ class VideoSource:
 
     def _select(
         self, copied: frozenset[int]
-    ) -> Iterator[tuple[tuple[Tensor, ...], FrameTime] | av.Packet]:
+    ) -> Iterator[tuple[tuple[Tensor, ...], FrameTime] | AnyPacket]:
         """What lies between start and end, as planes."""
         info = self.info
         number = -1
@@ -230,7 +230,7 @@ class VideoSource:
                 )
             yield sample, time
 
-    def _packet_selected(self, packet: av.Packet) -> bool:
+    def _packet_selected(self, packet: AnyPacket) -> bool:
         """Whether any of a copied packet is heard between start and end."""
         stamp = packet.pts if packet.pts is not None else packet.dts
         if stamp is None:
@@ -240,7 +240,7 @@ class VideoSource:
         first, last = self.limits()
         return (first is None or finish > first) and (last is None or begin < last)
 
-    def _packet_after(self, packet: av.Packet, margin: int) -> bool:
+    def _packet_after(self, packet: AnyPacket, margin: int) -> bool:
         stamp = packet.dts if packet.dts is not None else packet.pts
         if stamp is None:
             return False
@@ -263,7 +263,7 @@ class VideoSource:
 
     def _decoded(
         self, copied: frozenset[int]
-    ) -> Generator[tuple[av.VideoFrame, FrameTime] | av.Packet]:
+    ) -> Generator[tuple[av.VideoFrame, FrameTime] | AnyPacket]:
         """Every frame in order of presentation, lost ones repeated; packets to copy."""
         pictures = Pictures(self._path, self.stream, self._strict)
         wanted = [s for s in self.container.streams if s.index in copied or s is self.stream]
@@ -291,7 +291,9 @@ class VideoSource:
 
     def _early(self, reason: str) -> None:
         if self._strict:
-            raise DecodeError(f"{self._path}: {reason}; leave out --strict to keep what came before")
+            raise DecodeError(
+                f"{self._path}: {reason}; leave out --strict to keep what came before"
+            )
         self.ended_early = reason
 
 

@@ -1,0 +1,75 @@
+"""The ``hatvid`` command: its groups, its errors, its exit codes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from hatvid import __version__
+from hatvid.cli.upscale import upscale
+from hatvid.errors import HatvidError
+
+__all__ = ["cli", "main"]
+
+
+class _Terminated(BaseException):
+    """SIGTERM came; not an Exception, so that nothing but the end catches it."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="hatvid")
+def cli() -> None:
+    """Make videos larger with HAT, losing nothing."""
+
+
+cli.add_command(upscale)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command and exit: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(args=arguments, prog_name="hatvid", standalone_mode=False)
+        _exit(code if isinstance(code, int) else 0)
+    except HatvidError as error:
+        _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
+        _exit(2)
+    except click.ClickException as error:
+        place = getattr(error, "ctx", None)
+        hint = f"; see {place.command_path} --help" if place is not None else ""
+        _fail(f"{error.format_message().rstrip('.')}{hint}", error.exit_code)
+    except click.exceptions.Exit as error:
+        _exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("stopped; nothing was written under the output's name", 130)
+    except _Terminated:
+        _fail("terminated; nothing was written under the output's name", 143)
+    except BrokenPipeError:
+        # The reader of our output has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _exit(1)
+    except MemoryError:
+        _fail("out of memory; choose a smaller --tile", 1)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    # A second signal must not break off the tidying up after the first.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise _Terminated
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"hatvid: {message}", err=True)
+    _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    sys.exit(code)

@@ -1,0 +1,185 @@
+"""How a running job is shown: a bar for people, JSON lines for programs, or nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from hatvid.jobs.progress import Progress, Started
+from hatvid.jobs.receipt import Receipt
+
+__all__ = ["reporter"]
+
+
+class Reporter(Progress, Protocol):
+    """A job's progress with an end, as a context manager."""
+
+    def finished(self, receipt: Receipt) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+def reporter(kind: str) -> Reporter:
+    """The one for ``--progress`` bar, json or none."""
+    if kind == "json":
+        return _JsonLines()
+    return _People(bar=kind == "bar")
+
+
+class _Rate(ProgressColumn):
+    """Frames a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.2f} fps" if speed else "- fps")
+
+
+class _People:
+    """Notes and a summary on standard error; the bar only where that is a terminal."""
+
+    def __init__(self, *, bar: bool) -> None:
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._quiet = not bar
+        self._bars: Bars | None = None
+        self._task: TaskID | None = None
+        if bar and self._console.is_terminal:
+            self._bars = Bars(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _Rate(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def note(self, text: str) -> None:
+        self._console.print(f"hatvid: {text}", markup=False)
+
+    def started(self, facts: Started) -> None:
+        if self._bars is None:
+            if not self._quiet:
+                self._console.print(_headline(facts), markup=False)
+            return
+        self._bars.start()
+        self._task = self._bars.add_task(escape(_short(facts)), total=facts.frames)
+
+    def advanced(self, frames: int) -> None:
+        if self._bars is None or self._task is None:
+            return
+        total = self._bars.tasks[0].total
+        if total is not None and frames > total:  # the container promised too few
+            self._bars.update(self._task, total=None)
+        self._bars.update(self._task, completed=frames)
+
+    def finished(self, receipt: Receipt) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+        if self._quiet:
+            return
+        copied = sum(fate.fate == "copied" for fate in receipt.streams)
+        streams = f", {copied} stream{'s' * (copied != 1)} copied" if copied else ""
+        self._console.print(
+            f"hatvid: {receipt.output}: {receipt.width}x{receipt.height}, {receipt.frames} frames "
+            f"in {receipt.seconds:.1f} s ({receipt.fps:.2f} fps){streams}",
+            markup=False,
+        )
+
+
+class _JsonLines:
+    """One JSON object a line on standard output, each with its ``event``."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._total: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self._print("failed", error=str(error) or type(error).__name__)
+
+    def note(self, text: str) -> None:
+        self._print("note", text=text)
+
+    def started(self, facts: Started) -> None:
+        self._began = time.monotonic()
+        self._total = facts.frames
+        self._print("started", **asdict(facts))
+
+    def advanced(self, frames: int) -> None:
+        seconds = time.monotonic() - self._began
+        fps = frames / seconds if seconds > 0 else 0.0
+        left = None
+        if self._total is not None and fps > 0:
+            left = round(max(0, self._total - frames) / fps, 1)
+        self._print("progress", frames=frames, of=self._total, fps=round(fps, 3), eta=left)
+
+    def finished(self, receipt: Receipt) -> None:
+        self._print("finished", **receipt.as_dict())
+
+    def _print(self, event: str, **values: Any) -> None:
+        sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
+        sys.stdout.flush()
+
+
+def _engine(facts: Started) -> str:
+    height, width = facts.tile
+    tiles = "whole frame" if facts.tiles == 1 else f"{facts.tiles} tiles {width}x{height}"
+    return f"{facts.engine} {facts.precision}, {tiles}"
+
+
+def _short(facts: Started) -> str:
+    return f"{facts.model} on {_engine(facts)}"
+
+
+def _headline(facts: Started) -> str:
+    frames = f"{facts.frames} frames" if facts.frames else "frames"
+    return (
+        f"hatvid: {facts.input} -> {facts.output}: {frames} to {facts.width}x{facts.height} by "
+        f"{facts.model} on {facts.device} ({_engine(facts)}), {facts.codec} {facts.pix_fmt}"
+    )

@@ -1,0 +1,94 @@
+"""An output file that appears under its name only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from hatvid.errors import OutputError, OutputExistsError
+
+__all__ = ["PartialFile"]
+
+
+class PartialFile:
+    """Write beside ``path`` under a hidden name; :meth:`publish` gives it its name.
+
+    Leaving the ``with`` block without having published removes what was written.
+
+    Args:
+        path: the final name.
+        overwrite: replace a file of that name.
+
+    Raises:
+        OutputError: nothing can be written there.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool) -> None:
+        self._path = path
+        self._overwrite = overwrite
+        name = path.name[:200]  # room for the rest within the usual limit of 255 bytes
+        self._temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.part")
+        try:
+            # O_EXCL: a name planted there by somebody else is not followed.
+            descriptor = os.open(
+                self._temporary,
+                os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0),
+                0o666,
+            )
+        except OSError as error:
+            raise OutputError(
+                f"{path} cannot be written ({error.strerror}); choose another place with -o"
+            ) from error
+        self.file: BinaryIO = os.fdopen(descriptor, "w+b", buffering=1 << 20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the file goes anyway
+            self.file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def publish(self) -> None:
+        """Bring the data to the disk, then give the file its name.
+
+        Raises:
+            OutputError: the disk refuses.
+            OutputExistsError: meanwhile a file of that name has appeared.
+        """
+        try:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            if self._overwrite:
+                self._temporary.replace(self._path)
+            else:
+                self._claim()
+        except FileExistsError as error:
+            raise OutputExistsError(
+                f"{self._path} has appeared meanwhile; use --overwrite to replace it"
+            ) from error
+        except OSError as error:
+            raise OutputError(
+                f"{self._path} cannot be written ({error.strerror}); free some space, or choose "
+                "another place with -o"
+            ) from error
+
+    def _claim(self) -> None:
+        try:
+            os.link(self._temporary, self._path)  # fails if the name is taken, unlike a rename
+        except FileExistsError:
+            raise
+        except OSError:  # no hard links on this file system
+            if os.path.lexists(self._path):
+                raise FileExistsError(self._path) from None
+            self._temporary.rename(self._path)

@@ -1,0 +1,60 @@
+"""What a job tells while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Progress", "Silent", "Started"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """What is known when the first frame is about to be computed.
+
+    Args:
+        frames: how many there will be, None if the container does not say.
+        tile: (height, width) in input pixels.
+    """
+
+    input: str
+    output: str
+    frames: int | None
+    width: int
+    height: int
+    scale: int
+    model: str
+    engine: str
+    precision: str
+    device: str
+    tile: tuple[int, int]
+    tiles: int
+    batch: int
+    codec: str
+    pix_fmt: str
+
+
+class Progress(Protocol):
+    """Told what happens, from the thread that runs the job."""
+
+    def note(self, text: str) -> None:
+        """One line that the user should see."""
+        ...
+
+    def started(self, facts: Started) -> None:
+        """Called once, before the first frame."""
+        ...
+
+    def advanced(self, frames: int) -> None:
+        """``frames`` are done by now, in all."""
+        ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def note(self, text: str) -> None: ...
+
+    def started(self, facts: Started) -> None: ...
+
+    def advanced(self, frames: int) -> None: ...

@@ -1,0 +1,59 @@
+"""What a finished job did: frames, streams, colours, and everything worth a remark."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hatvid.video.streams import StreamFate
+
+__all__ = ["Receipt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """The account of one job.
+
+    Args:
+        frames: upscaled and written; as many as the input presents.
+        repeated: seconds (after the first frame) of frames that could not be decoded and
+            show the picture before.
+        damaged: seconds of frames that the decoder marked as corrupt.
+        moved: seconds of frames whose pts was missing or did not rise.
+        streams: what became of each input stream.
+        packets: how many packets were copied, by input stream index.
+        color_in: matrix and range as tagged in the input.
+        color_out: matrix and range as tagged in the output.
+        seconds: from the first frame to the last byte.
+        notes: everything that was said, one line each.
+    """
+
+    input: Path
+    output: Path
+    frames: int
+    repeated: tuple[float, ...]
+    damaged: tuple[float, ...]
+    moved: tuple[float, ...]
+    streams: tuple[StreamFate, ...]
+    packets: dict[int, int]
+    color_in: str
+    color_out: str
+    width: int
+    height: int
+    model: str
+    engine: str
+    precision: str
+    seconds: float
+    notes: tuple[str, ...]
+
+    @property
+    def fps(self) -> float:
+        """Frames a second over the whole job."""
+        return self.frames / self.seconds if self.seconds else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        record = asdict(self)
+        record.update(input=str(self.input), output=str(self.output), fps=round(self.fps, 3))
+        return record
