@@ -180,8 +180,9 @@ class _Run:
             try:
                 for note in sink.notes:
                     self.note(note)
-                # Loading and compiling the network is not part of the frame rate.
-                facts = upscaler.describe(info.height, info.width)
+                # Compiling the network is no part of the frame rate; nor does the precision
+                # hang on what the first frame shows.
+                facts = upscaler.warm_up(info.height, info.width)
                 self.progress.started(self._started(source, form, facts))
                 began = time.monotonic()
                 self._pump(source, sink, upscaler, facts, tags_in, form, tags_out)
