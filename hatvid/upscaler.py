@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
 from types import TracebackType
 from typing import Literal, Self
 
@@ -19,6 +19,8 @@ from hatvid.engine import Engine, ResolvedEngine, TileSpec, build_engine, resolv
 from hatvid.engine.fidelity import Fidelity, compare, is_flat, probe
 from hatvid.engine.memory import available_memory, bytes_per_pixel, choose_tile
 from hatvid.errors import EngineError, OptionError
+from hatvid.model.checkpoint import state_dict_hash
+from hatvid.model.zoo import load_model, resolve_model
 from hatvid.options import (
     DEFAULT_MODEL,
     DEFAULT_OVERLAP,
@@ -156,10 +158,8 @@ class Upscaler:
             engine=engine, precision=precision, device=device, threads=threads
         )
         tile_options = TileOptions(tile=tile, overlap=overlap, batch=batch)
-        from hatvid.model.checkpoint import state_dict_hash
-        from hatvid.model.zoo import load_model
-
-        model = load_model(name_or_path, scale=scale)
+        wanted = fspath(name_or_path)
+        model = load_model(wanted, scale)
         # Not all of the configuration shows in the weights: conv_scale does not.
         facts = f"{state_dict_hash(model)} {model.config!r}"
         return cls(
@@ -168,7 +168,7 @@ class Upscaler:
             engine_options=engine_options,
             tile_options=tile_options,
             fingerprint=hashlib.sha256(facts.encode()).hexdigest(),
-            name=str(name_or_path),
+            name=resolve_model(wanted, scale).name,
         )
 
     @property

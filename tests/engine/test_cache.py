@@ -103,11 +103,20 @@ def test_the_file_not_used_for_longest_goes_first(folder: Path) -> None:
     cache = ModelCache(folder, limit=1300)
     for age, key in ((300, "old"), (200, "middle"), (100, "young")):
         cache.write(key, bytes(350))
-        then = (folder / "old.model").stat().st_mtime - age
+        then = (folder / f"{key}.model").stat().st_mtime - age
         os.utime(folder / f"{key}.model", (then, then))
     assert cache.read("old") is not None  # now it is the last used
     cache.write("new", bytes(350))
     assert sorted(path.stem for path in folder.iterdir()) == ["new", "old", "young"]
+
+
+def test_what_was_just_written_stays_though_the_clock_went_back(folder: Path) -> None:
+    cache = ModelCache(folder, limit=1000)
+    cache.write("old", bytes(600))
+    then = (folder / "old.model").stat().st_mtime + 3600
+    os.utime(folder / "old.model", (then, then))
+    cache.write("new", bytes(600))
+    assert [path.name for path in folder.iterdir()] == ["new.model"]
 
 
 def test_what_exceeds_the_limit_alone_is_not_kept(folder: Path) -> None:
