@@ -58,7 +58,7 @@ class Folder:
     def calls(self) -> list[list[str]]:
         if not self.log.exists():
             return []
-            calls = self.log.read_text().removesuffix("\0\0").split("\0\0")
+        calls = self.log.read_text().removesuffix("\0\0").split("\0\0")
         return [call.split("\0") for call in calls]
 
 
