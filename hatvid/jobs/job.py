@@ -7,6 +7,7 @@ existing output is answered at once.
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,24 +70,39 @@ def plan_job(options: JobOptions) -> Job:
 
 
 def _check_input(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name a video file in it")
     try:
-        path.stat()
+        mode = path.stat().st_mode
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; check the name") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be opened ({reason}); check the name") from error
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path} is a folder; name a video file in it")
+    if not stat.S_ISREG(mode):
+        # A pipe or a device cannot be read twice, and may never end.
+        raise InputError(f"{path} is not a file; name a video file")
 
 
 def _check_output(source: Path, output: Path, overwrite: bool) -> None:
-    if output.is_dir():
-        raise OptionError(f"{output} is a folder; give the output a file name")
-    if output.exists() and output.samefile(source):
-        raise OptionError(f"{output} is the input itself; give the output another name")
-    if os.path.lexists(output) and not overwrite:
-        raise OutputExistsError(f"{output} exists; use --overwrite to replace it, or -o to rename")
+    try:
+        there = output.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        there = None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(
+            f"{output} cannot be written ({reason}); choose another name with -o"
+        ) from error
+    if there is not None:
+        if output.is_dir():
+            raise OptionError(f"{output} is a folder; give the output a file name")
+        if output.exists() and output.samefile(source):
+            raise OptionError(f"{output} is the input itself; give the output another name")
+        if not overwrite:
+            raise OutputExistsError(
+                f"{output} exists; use --overwrite to replace it, or -o to rename"
+            )
     folder = output.parent
     if not folder.is_dir():
         raise OutputError(f"{folder}: no such folder; make it, or choose another with -o")

@@ -297,24 +297,36 @@ class VideoSource:
         self.ended_early = reason
 
 
+# FFmpeg's demuxers that draw any text as pictures of characters.
+_TEXT = frozenset({"adf", "bin", "idf", "tty", "xbin"})
+
+
 def _open(path: Path) -> av.container.InputContainer:
     if not os.path.lexists(path):
         raise InputError(f"{path}: no such file; check the name")
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a video file in it")
     try:
-        if path.is_file() and path.stat().st_size == 0:
-            raise InputError(f"{path} is empty; was it copied or downloaded completely?")
+        if path.is_file():
+            with path.open("rb") as file:
+                empty = not file.read(1)
+            if empty:
+                raise InputError(f"{path} is empty; was it copied or downloaded completely?")
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened ({error.strerror}); check the file") from error
+    try:
         # Absolute and with the protocol spelled out: a name with a colon is a file too.
-        return av.open(f"file:{path.absolute()}")
-    except av.error.InvalidDataError as error:
-        raise InputError(
-            f"{path} cannot be read as a video ({error.strerror}); is the file whole, and is it a "
-            "video?"
-        ) from error
-    except (av.error.FFmpegError, OSError, ValueError) as error:
+        container = av.open(f"file:{path.absolute()}")
+    except (av.error.FFmpegError, ValueError) as error:
+        # FFmpeg's demuxers give all sorts of errors for data that they do not understand.
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be opened ({reason}); check the file") from error
+        raise InputError(
+            f"{path} cannot be read as a video ({reason}); is the file whole, and is it a video?"
+        ) from error
+    if container.format.name in _TEXT:
+        container.close()
+        raise InputError(f"{path} is text and no video; name a video file")
+    return container
 
 
 def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
