@@ -63,11 +63,12 @@ lint: $(STAMP)  ## ruff and mypy --strict
 check: lint test  ## lint, then test
 
 # A clean install of everything but tensorrt, with no pins, becomes the new pins.
-lock:  ## make constraints.txt anew from the newest releases
+# torch stays at the release that the newest torch-tensorrt (2.14) is built for.
+lock: $(STAMP)  ## make constraints.txt anew from the newest releases
 	@rm -rf build/lock
-	$(or $(LOCK_PYTHON),$(BIN)/python) -m venv build/lock
+	$(BIN)/python -m venv build/lock
 	build/lock/bin/python -m pip install --disable-pip-version-check --quiet \
-	  -e '.[dev,train,bench,cluster]'
+	  -e '.[dev,train,bench,cluster]' 'torch<2.15'
 	@{ sed -n '/^#/p' constraints.txt; \
 	  build/lock/bin/python -m pip freeze --exclude-editable; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt
