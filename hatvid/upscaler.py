@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections import OrderedDict
@@ -160,14 +159,12 @@ class Upscaler:
         tile_options = TileOptions(tile=tile, overlap=overlap, batch=batch)
         wanted = fspath(name_or_path)
         model = load_model(wanted, scale)
-        # Not all of the configuration shows in the weights: conv_scale does not.
-        facts = f"{state_dict_hash(model)} {model.config!r}"
         return cls(
             model,
             scale=model.config.upscale,
             engine_options=engine_options,
             tile_options=tile_options,
-            fingerprint=hashlib.sha256(facts.encode()).hexdigest(),
+            fingerprint=state_dict_hash(model),
             name=resolve_model(wanted, scale).name,
         )
 
