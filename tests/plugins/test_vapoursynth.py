@@ -91,5 +91,5 @@ def test_clips_that_do_not_fit(clip: vs.VideoNode, change: object, word: str) ->
     "options", [{"model": "no-such-model"}, {"scale": 3}, {"tile": 17}, {"engine": "quick"}]
 )
 def test_options_that_do_not_fit(clip: vs.VideoNode, options: dict[str, object]) -> None:
-    with pytest.raises(vs.Error, match="^hatvid: "):
+    with pytest.raises(vs.Error, match=r"^hatvid: "):
         upscale(clip, **options)  # type: ignore[arg-type]
