@@ -25,6 +25,11 @@ from hatvid.errors import OptionError
 
 __all__ = ["Axis", "Canvas", "TilePlan"]
 
+BLEND = 8
+"""Width of a blend band in input pixels. The rest of what two tiles share is context
+that they look at and do not show: near its own edge a tile knows least, so a narrow
+band in the middle is nearer to the whole frame than a wide one."""
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -92,12 +97,12 @@ class Axis:
     def bands(self) -> tuple[int, ...]:
         """Width of the blend band around each seam.
 
-        ``overlap``, or less where the next seam is nearer than that: no pixel
-        is a mixture of more than two tiles.
+        At most ``BLEND`` and ``overlap``, or less where the next seam is nearer than
+        that: no pixel is a mixture of more than two tiles.
         """
         cuts = (-self.padded, *self.seams, 2 * self.padded)
         gaps = [b - a for a, b in pairwise(cuts)]
-        return tuple(min(self.overlap, *pair) for pair in pairwise(gaps))
+        return tuple(min(BLEND, self.overlap, *pair) for pair in pairwise(gaps))
 
     def band(self, seam: int, scale: int) -> tuple[int, int]:
         """Output pixels ``[start, stop)`` blended around seam number ``seam``."""

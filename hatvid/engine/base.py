@@ -16,6 +16,8 @@ from torch import Tensor
 
 __all__ = ["Engine", "TileSpec"]
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TileSpec:
@@ -38,7 +40,7 @@ class TileSpec:
     width: int
     scale: int
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     def __post_init__(self) -> None:
         for name in ("batch", "channels", "height", "width", "scale"):

@@ -133,7 +133,7 @@ def run_job(
             return run.carry_out(source, upscaler)
         engine, tile = options.engine, options.tile
         with Upscaler.from_checkpoint(
-            str(job.model.path),
+            options.model,
             scale=options.scale,
             engine=engine.engine,
             precision=engine.precision,

@@ -37,8 +37,8 @@ def test_noise_over_a_constant_never_suffices() -> None:
 
 @pytest.mark.parametrize(
     ("noise", "spike", "sufficient"),
-    [(0.0027, 0.0, True), (0.0031, 0.0, False), (0.0, 1.9 / 255, True), (0.0, 2.1 / 255, False)],
-    ids=["41 dB", "39.7 dB", "one sample off by 1.9 steps", "one sample off by 2.1 steps"],
+    [(0.0027, 0.0, True), (0.0031, 0.0, False), (0.0, 3.9 / 255, True), (0.0, 4.1 / 255, False)],
+    ids=["41 dB", "39.7 dB", "one sample off by 3.9 steps", "one sample off by 4.1 steps"],
 )
 def test_both_limits_count(noise: float, spike: float, sufficient: bool) -> None:
     rows = torch.arange(10_000)
