@@ -65,6 +65,7 @@ class _People:
     def __init__(self, *, bar: bool) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._quiet = not bar
+        self._early: list[str] | None = []
         self._bars: Bars | None = None
         self._task: TaskID | None = None
         if bar and self._console.is_terminal:
@@ -92,9 +93,16 @@ class _People:
             self._bars.stop()
 
     def note(self, text: str) -> None:
-        self._console.print(f"hatvid: {text}", markup=False)
+        if self._early is not None:
+            # A job that is refused says why and nothing else.
+            self._early.append(text)
+        else:
+            self._console.print(f"hatvid: {text}", markup=False)
 
     def started(self, facts: Started) -> None:
+        early, self._early = self._early or [], None
+        for text in early:
+            self.note(text)
         if self._bars is None:
             if not self._quiet:
                 self._console.print(_headline(facts), markup=False)
