@@ -214,7 +214,7 @@ def config_from_state_dict(
             f"not a HAT: it holds {len(state_dict)} tensors, first {first!r}, but no "
             f"{error.args[0]!r}; give the checkpoint of a HAT"
         ) from error
-    except (ValueError, IndexError) as error:
+    except (ValueError, ArithmeticError) as error:
         raise CheckpointError(
             f"the shapes of the checkpoint make no HAT ({error}); give the checkpoint of a HAT"
         ) from error
@@ -227,11 +227,9 @@ def _infer(state_dict: Mapping[str, Tensor]) -> HATConfig:
             raise ValueError(f"{name} has shape {list(sizes)}")
         return sizes
 
-    def count(prefix: str, suffix: str) -> int:
-        number = 0
-        while f"{prefix}{number}{suffix}" in state_dict:
-            number += 1
-        return number
+    def count(prefix: str) -> int:
+        found = {key[len(prefix) :].split(".")[0] for key in state_dict if key.startswith(prefix)}
+        return next(number for number in range(len(found) + 1) if str(number) not in found)
 
     group = "layers.{}.residual_group."
     block = group.format(0) + "blocks.0."
@@ -240,15 +238,17 @@ def _infer(state_dict: Mapping[str, Tensor]) -> HATConfig:
     window = (math.isqrt(shape(f"{block}attn.{table}", 2)[0]) + 1) // 2
     overlap_rows = shape(f"{group.format(0)}overlap_attn.{table}", 2)[0]
     overlap_size = math.isqrt(overlap_rows) + 1 - window
-    layers = count("layers.", ".residual_group.blocks.0.norm1.weight")
-    depths = [count(f"{group.format(i)}blocks.", ".norm1.weight") for i in range(layers)]
+    layers = count("layers.")
+    depths = [count(f"{group.format(i)}blocks.") for i in range(layers)]
     heads = [shape(f"{group.format(i)}overlap_attn.{table}", 2)[1] for i in range(layers)]
     compressed = shape(f"{block}conv_block.cab.0.weight", 4)[0]
     squeezed = shape(f"{block}conv_block.cab.3.attention.1.weight", 4)[0]
     num_feat = shape("conv_last.weight", 4)[1]
     upscale = 1
-    for stage in range(_count_stages(state_dict)):
-        upscale *= math.isqrt(shape(f"upsample.{2 * stage}.weight", 4)[0] // num_feat)
+    for stage in range(0, len(state_dict), 2):
+        if f"upsample.{stage}.weight" not in state_dict:
+            break
+        upscale *= math.isqrt(shape(f"upsample.{stage}.weight", 4)[0] // num_feat)
     return HATConfig(
         embed_dim=embed_dim,
         depths=tuple(depths),
@@ -265,14 +265,6 @@ def _infer(state_dict: Mapping[str, Tensor]) -> HATConfig:
         upscale=upscale,
         resi_connection="1conv" if "conv_after_body.weight" in state_dict else "identity",
     )
-
-
-def _count_stages(state_dict: Mapping[str, Tensor]) -> int:
-    """Pixel-shuffle stages of the reconstruction."""
-    stages = 0
-    while f"upsample.{2 * stages}.weight" in state_dict:
-        stages += 1
-    return stages
 
 
 def _divisor(total: int, part: int, preferred: tuple[int, ...]) -> int:

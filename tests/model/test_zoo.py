@@ -1,0 +1,118 @@
+"""Names and paths of models."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hatvid.errors import CheckpointError, OptionError, UnknownModelError
+from hatvid.model import zoo
+from hatvid.model.zoo import EMBEDDED, load_model, resolve_model
+
+
+def test_auto_takes_the_scale() -> None:
+    assert resolve_model("auto", 4).name == "hat-nano-x4"
+    assert resolve_model("auto", 2).name == "hat-nano-x2"
+    assert resolve_model("auto").scale == 4
+    assert load_model("auto", 2).config.upscale == 2
+
+
+def test_auto_without_a_model_of_that_scale() -> None:
+    with pytest.raises(OptionError, match=r"by 3 .*2, 4.*--model PATH"):
+        resolve_model("auto", 3)
+
+
+@pytest.mark.parametrize("entry", EMBEDDED, ids=lambda entry: entry.name)
+def test_embedded_models_are_as_recorded(entry: zoo.EmbeddedModel) -> None:
+    found = resolve_model(entry.name)
+    assert hashlib.sha256(found.path.read_bytes()).hexdigest() == entry.sha256
+    assert entry.sha256 in found.path.with_name("CARD.md").read_text(encoding="utf-8")
+    model = load_model(entry.name)
+    assert model.config.upscale == entry.scale
+    assert not model.training
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_an_embedded_model_that_is_not_as_shipped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str
+) -> None:
+    found = resolve_model("hat-nano-x4")
+    path = tmp_path / "hat-nano-x4.safetensors"
+    if damage == "changed":
+        content = bytearray(found.path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    changed = dataclasses.replace(found, path=path)
+    monkeypatch.setattr(zoo, "resolve_model", lambda *_: changed)
+    with pytest.raises(CheckpointError, match="install hatvid again"):
+        load_model("hat-nano-x4")
+
+
+@pytest.mark.parametrize("load", [resolve_model, load_model])
+def test_known_name_with_another_scale(load: object) -> None:
+    assert callable(load)
+    with pytest.raises(OptionError, match="hat-nano-x4 upscales by 4, not by 2; choose scale 4"):
+        load("hat-nano-x4", 2)
+
+
+def test_path_with_another_scale(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(resolve_model("hat-nano-x4").path.read_bytes())
+    found = resolve_model(str(path), 2)
+    assert (found.name, found.path, found.scale) == ("mine", path, None)
+    with pytest.raises(OptionError, match="mine upscales by 4, not by 2"):
+        load_model(str(path), 2)
+    assert load_model(str(path), 4).config.upscale == 4
+
+
+@pytest.mark.parametrize("name", ["gone.pth", "gone.SAFETENSORS", "gone.ckpt", f"a{os.sep}gone"])
+def test_missing_path(name: str) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint at") as caught:
+        resolve_model(name)
+    assert not isinstance(caught.value, UnknownModelError)
+
+
+@pytest.mark.parametrize("name", ["hat-nano", "HAT-NANO-X4", "hat-nanox4"])
+def test_unknown_name_with_a_close_one(name: str) -> None:
+    with pytest.raises(UnknownModelError, match=r"did you mean hat-nano-x4\?.*hat-nano-x2"):
+        resolve_model(name)
+
+
+@pytest.mark.parametrize("name", ["", "zzz"])
+def test_unknown_name(name: str) -> None:
+    with pytest.raises(UnknownModelError, match="known are hat-nano-x2, hat-nano-x4") as caught:
+        resolve_model(name)
+    assert "did you mean" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_file_without_a_suffix_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("weights").path == Path("weights")
+
+
+def test_resolving_does_not_import_torch() -> None:
+    code = (
+        "import sys, hatvid.model; from hatvid.model import zoo; zoo.resolve_model('auto', 4); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_public_names() -> None:
+    import hatvid.model
+
+    assert hatvid.model.__all__ == sorted(hatvid.model.__all__)
+    assert set(hatvid.model._HOME) == set(hatvid.model.__all__)
+    for name in hatvid.model.__all__:
+        assert getattr(hatvid.model, name) is not None
+        assert name in dir(hatvid.model)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = hatvid.model.nothing
