@@ -163,7 +163,7 @@ class VideoSource:
             average_rate=_positive(stream.average_rate) or _positive(stream.guessed_rate),
             frames=stream.frames or None,
             start=time.pts,
-            duration=stream.duration or None,
+            duration=stream.duration or self._whole_duration(),
             sample_aspect_ratio=_positive(stream.sample_aspect_ratio),
         )
 
@@ -179,6 +179,13 @@ class VideoSource:
         self.stream.thread_type = "SLICE"
         # A damaged picture is worth more than none; it is counted and named.
         self.stream.codec_context.flags |= av.codec.context.Flags.output_corrupt
+
+    def _whole_duration(self) -> int | None:
+        """The file's duration for the stream's own, which Matroska does not tell."""
+        if not self.container.duration:
+            return None
+        seconds = Fraction(self.container.duration, av.time_base)
+        return round(seconds / time_base_of(self.stream))
 
     def _rewind(self) -> None:
         # Reopening is the only way back that works for every container.
