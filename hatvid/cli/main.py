@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from hatvid import __version__
+from hatvid.cli.lines import one_line
 from hatvid.cli.upscale import upscale
 from hatvid.errors import HatvidError
 
@@ -57,6 +58,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _exit(1)
     except MemoryError:
         _fail("out of memory; choose a smaller --tile", 1)
+    except Exception as error:
+        if os.environ.get("HATVID_DEBUG"):
+            raise
+        _fail(
+            f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; please report it "
+            "with what HATVID_DEBUG=1 prints",
+            1,
+        )
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
@@ -67,7 +76,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"hatvid: {message}", err=True)
+    click.echo(f"hatvid: {one_line(message)}", err=True)
     _exit(code)
 
 

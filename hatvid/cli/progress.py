@@ -23,6 +23,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from hatvid.cli.lines import one_line
 from hatvid.jobs.progress import Progress, Started
 from hatvid.jobs.receipt import Receipt
 
@@ -97,7 +98,7 @@ class _People:
             # A job that is refused says why and nothing else.
             self._early.append(text)
         else:
-            self._console.print(f"hatvid: {text}", markup=False)
+            self._print(f"hatvid: {text}")
 
     def started(self, facts: Started) -> None:
         early, self._early = self._early or [], None
@@ -105,10 +106,10 @@ class _People:
             self.note(text)
         if self._bars is None:
             if not self._quiet:
-                self._console.print(_headline(facts), markup=False)
+                self._print(_headline(facts))
             return
         self._bars.start()
-        self._task = self._bars.add_task(escape(_short(facts)), total=facts.frames)
+        self._task = self._bars.add_task(escape(one_line(_short(facts))), total=facts.frames)
 
     def advanced(self, frames: int) -> None:
         if self._bars is None or self._task is None:
@@ -125,11 +126,13 @@ class _People:
             return
         copied = sum(fate.fate == "copied" for fate in receipt.streams)
         streams = f", {copied} stream{'s' * (copied != 1)} copied" if copied else ""
-        self._console.print(
+        self._print(
             f"hatvid: {receipt.output}: {receipt.width}x{receipt.height}, {receipt.frames} frames "
-            f"in {receipt.seconds:.1f} s ({receipt.fps:.2f} fps){streams}",
-            markup=False,
+            f"in {receipt.seconds:.1f} s ({receipt.fps:.2f} fps){streams}"
         )
+
+    def _print(self, text: str) -> None:
+        self._console.print(one_line(text), markup=False, emoji=False)
 
 
 class _JsonLines:
