@@ -135,6 +135,11 @@ def _read_torch(path: Path) -> Any:
                 f"{path} holds code ({named[1]}) besides tensors and was refused; none of it was "
                 "run; give a file that holds the state dict alone, best as .safetensors"
             ) from error
+        if "Unsupported operand" in text:
+            raise CheckpointError(
+                f"{path} holds pickle operations that tensors do not need, or is damaged; it was "
+                "refused and none of it was run; give the state dict alone, best as .safetensors"
+            ) from error
         if "TorchScript" in text:
             raise CheckpointError(
                 f"{path} is a TorchScript program, not a checkpoint; give the state dict"
@@ -143,8 +148,10 @@ def _read_torch(path: Path) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return CheckpointError(f"{path} is damaged or cut short ({first[:120]}); download it again")
+    text = str(error).strip() or type(error).__name__
+    # The restricted unpickler's advice is to switch it off; that is not passed on.
+    detail = "" if text.startswith("Weights only") else f" ({text.splitlines()[0][:120]})"
+    return CheckpointError(f"{path} is damaged or cut short{detail}; download it again")
 
 
 def _strip_prefixes(tensors: StateDict) -> StateDict:

@@ -213,7 +213,9 @@ def test_cut_short(tmp_path: Path, weights: dict[str, Tensor], kind: str, keep: 
 def test_noise_behind_a_known_start(tmp_path: Path, start: bytes) -> None:
     path = tmp_path / "noise.pth"
     path.write_bytes(start + bytes(range(255, 0, -1)) * 20)
-    assert "damaged or cut short" in refusal(path)
+    message = refusal(path)
+    assert "damaged" in message
+    assert "weights_only" not in message  # torch advises to switch its caution off
 
 
 class Hostile:
@@ -237,10 +239,10 @@ def test_hostile_pickle(tmp_path: Path, weights: dict[str, Tensor], kind: str) -
     message = refusal(path)
     assert not marker.exists()
     if kind != "bare 0":  # an ASCII pickle does not look like any checkpoint
-        assert "holds code" in message or "damaged" in message
-    if kind in ("zip", "old"):
-        assert "mkdir" in message
         assert "none of it was run" in message
+    if kind not in ("bare 0", "bare 4"):
+        assert "holds code" in message
+        assert "mkdir" in message
     # The trap is a real one: what is refused here does run when it is trusted.
     if kind == "zip":
         torch.load(path, weights_only=False)
