@@ -17,9 +17,18 @@ from hatvid.errors import HatvidError
 
 __all__ = ["cli", "main"]
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-class _Terminated(BaseException):
-    """SIGTERM came; not an Exception, so that nothing but the end catches it."""
+
+class _Interrupted(BaseException):
+    """SIGINT or SIGTERM came; not an Exception, so that nothing but the end catches it.
+
+    Nor is it KeyboardInterrupt, which click answers with an empty line.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,7 +42,9 @@ cli.add_command(upscale)
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and `&` leave them
+            signal.signal(number, _interrupt)
     try:
         code = cli.main(args=arguments, prog_name="hatvid", standalone_mode=False)
         _exit(code if isinstance(code, int) else 0)
@@ -48,10 +59,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _fail(f"{error.format_message().rstrip('.')}{hint}", error.exit_code)
     except click.exceptions.Exit as error:
         _exit(error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        _fail("stopped; nothing was written under the output's name", 130)
-    except _Terminated:
-        _fail("terminated; nothing was written under the output's name", 143)
+    except _Interrupted as interruption:
+        word = "stopped" if interruption.number == signal.SIGINT else "terminated"
+        _fail(f"{word}; nothing was written under the output's name", 128 + interruption.number)
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -68,11 +78,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         )
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     # A second signal must not break off the tidying up after the first.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise _Terminated
+    for other in _SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    raise _Interrupted(number)
 
 
 def _fail(message: str, code: int) -> NoReturn:
