@@ -22,6 +22,7 @@ from hatvid.video.convert import PlaneLayout
 __all__ = ["ColorTags", "assumed", "matrix_name", "planes_to_rgb", "rgb_to_planes"]
 
 UNSPECIFIED = 2
+_YCGCO = 8
 
 # H.273 table 4, MatrixCoefficients: (name, KR, KB).
 _LUMA_MATRICES = {
@@ -35,7 +36,7 @@ _LUMA_MATRICES = {
 _OTHER_MATRICES = {
     0: "gbr",
     2: "unspecified",
-    8: "ycgco",
+    _YCGCO: "ycgco",
     10: "bt2020c",
     11: "smpte2085",
     12: "chroma-derived-nc",
@@ -46,8 +47,8 @@ _OTHER_MATRICES = {
     17: "ycgco-ro",
 }
 
-# H.273 ChromaLocType as FFmpeg numbers it: where a chroma sample lies, in luma
-# samples right of and below the first luma sample that it covers.
+# H.273 ChromaLocType as FFmpeg numbers it: where a chroma sample lies between the
+# first (0) and the last (1) of the luma samples that it covers, across and down.
 _CHROMA_OFFSETS = {
     1: ("left", 0.0, 0.5),
     2: ("center", 0.5, 0.5),
@@ -108,7 +109,7 @@ def assumed(tags: ColorTags, layout: PlaneLayout, height: int, width: int) -> Co
     if matrix in (UNSPECIFIED, 0, 3):
         sd = 6 if height <= 480 else 5
         matrix = 1 if width >= 1280 or height > 576 else sd
-    if matrix not in _LUMA_MATRICES and matrix != 8:
+    if matrix not in _LUMA_MATRICES and matrix != _YCGCO:
         raise InputError(
             f"colour matrix {matrix_name(matrix)} is not supported; convert the video to BT.2020 "
             "non-constant luminance or BT.709 first"
@@ -142,7 +143,7 @@ def planes_to_rgb(planes: Sequence[Tensor], layout: PlaneLayout, tags: ColorTags
         return luma.expand(-1, 3, -1, -1).contiguous()
     height, width = luma.shape[-2:]
     _, right, below = _CHROMA_OFFSETS.get(tags.chroma_location, ("none", 0.0, 0.0))
-    chroma = _chroma_from_codes(torch.cat(parts[1:], 1), layout.depth, full)
+    chroma = _chroma_from_codes(torch.cat(parts[1:], 1), layout.depth, full, tags.matrix)
     chroma = _enlarge(chroma, 1 << layout.log2_chroma_h, below, height, vertical=True)
     chroma = _enlarge(chroma, 1 << layout.log2_chroma_w, right, width, vertical=False)
     return _apply(torch.linalg.inv(_matrix(tags.matrix)), torch.cat([luma, chroma], 1))
@@ -173,7 +174,7 @@ def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Te
     chroma = yuv[:, 1:]
     chroma = _reduce(chroma, 1 << layout.log2_chroma_w, right, vertical=False)
     chroma = _reduce(chroma, 1 << layout.log2_chroma_h, below, vertical=True)
-    codes = _quantised(_chroma_to_codes(chroma, depth, full), layout)
+    codes = _quantised(_chroma_to_codes(chroma, depth, full, tags.matrix), layout)
     return (luma, codes[:, 0], codes[:, 1])
 
 
@@ -194,14 +195,20 @@ def _luma_to_codes(value: Tensor, depth: int, full: bool) -> Tensor:
     return value * (219 * unit) + 16 * unit
 
 
-def _chroma_from_codes(codes: Tensor, depth: int, full: bool) -> Tensor:
-    extent = 2.0**depth - 1 if full else 224 * 2.0 ** (depth - 8)
-    return (codes - 2.0 ** (depth - 1)) / extent
+def _chroma_from_codes(codes: Tensor, depth: int, full: bool, matrix: int) -> Tensor:
+    return (codes - 2.0 ** (depth - 1)) / _chroma_extent(depth, full, matrix)
 
 
-def _chroma_to_codes(value: Tensor, depth: int, full: bool) -> Tensor:
-    extent = 2.0**depth - 1 if full else 224 * 2.0 ** (depth - 8)
-    return value * extent + 2.0 ** (depth - 1)
+def _chroma_to_codes(value: Tensor, depth: int, full: bool, matrix: int) -> Tensor:
+    return value * _chroma_extent(depth, full, matrix) + 2.0 ** (depth - 1)
+
+
+def _chroma_extent(depth: int, full: bool, matrix: int) -> float:
+    """Codes between chroma of -1/2 and of 1/2."""
+    if full:
+        return 2.0**depth - 1
+    # YCgCo is computed from RGB that is quantised already, and takes over its 219 steps.
+    return (219 if matrix == _YCGCO else 224) * 2.0 ** (depth - 8)
 
 
 def _quantised(codes: Tensor, layout: PlaneLayout) -> Tensor:
@@ -212,7 +219,7 @@ def _quantised(codes: Tensor, layout: PlaneLayout) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _matrix_values(matrix: int) -> tuple[tuple[float, float, float], ...]:
-    if matrix == 8:  # YCgCo, H.273 equations 44 to 46; the planes are Y, Cg, Co
+    if matrix == _YCGCO:  # H.273 equations 44 to 46; the planes are Y, Cg, Co
         return ((0.25, 0.5, 0.25), (-0.25, 0.5, -0.25), (0.5, 0.0, -0.5))
     _, kr, kb = _LUMA_MATRICES[matrix]
     kg = 1 - kr - kb
@@ -236,7 +243,7 @@ def _apply(matrix: Tensor, channels: Tensor) -> Tensor:
     return torch.stack([first * a + second * b + third * c for a, b, c in rows], 1)
 
 
-# Chroma resampling. Chroma sample j lies at luma position factor*j + offset.
+# Chroma resampling. Chroma sample j lies at luma position factor*j + offset*(factor-1).
 
 
 def _catmull_rom(x: float) -> float:
@@ -290,8 +297,8 @@ def _enlarge(chroma: Tensor, factor: int, offset: float, length: int, *, vertica
         return chroma
     if vertical:
         return _enlarge(chroma.mT, factor, offset, length, vertical=False).transpose(-1, -2)
-    scaled = offset * factor / 2  # offsets are told for a factor of 2
-    low, rows = _taps(tuple((phase - scaled) / factor for phase in range(factor)), 1)
+    first = offset * (factor - 1)
+    low, rows = _taps(tuple((phase - first) / factor for phase in range(factor)), 1)
     return _filtered(chroma, low, rows, 1).flatten(-2)[..., :length]
 
 
@@ -300,5 +307,5 @@ def _reduce(chroma: Tensor, factor: int, offset: float, *, vertical: bool) -> Te
         return chroma
     if vertical:
         return _reduce(chroma.mT, factor, offset, vertical=False).mT
-    low, rows = _taps((offset * factor / 2,), factor)
+    low, rows = _taps((offset * (factor - 1),), factor)
     return _filtered(chroma, low, rows, factor).flatten(-2)
