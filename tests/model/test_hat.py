@@ -178,7 +178,7 @@ def test_a_training_step_between_two_forwards(model: HAT) -> None:
     x = picture(20, 20)
     model(x)
     model.train().requires_grad_(True)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
     for _ in range(2):
         optimiser.zero_grad()
         model(x).square().mean().backward()
