@@ -62,6 +62,11 @@ def test_a_wrong_value(
     ("given", "says"),
     [
         (["--codec", "libx265", "--preset", "warp"], "refused .*libx265"),
+        pytest.param(
+            ["--preset", "warp"],
+            "libx264",
+            marks=pytest.mark.xfail(reason="x264 prints a line of its own on standard error"),
+        ),
         (["--encoder-option", "crf=high"], "encoder .*refused .*libx264"),
         (["--end", "0"], "no frame lies between --start and --end; the video has 0.25 s"),
         (["--end", "0f"], "no frame lies between --start and --end; the video has 0.25 s"),

@@ -193,6 +193,14 @@ def found(place: str) -> tuple[Any, str]:
         "hatvid.video.source.av.open",
         "hatvid.upscaler.Upscaler.from_checkpoint",
         "hatvid.jobs.partial.os.fsync",
+        pytest.param(
+            "hatvid.jobs.partial.os.open",
+            marks=pytest.mark.xfail(reason="the file that was just made is left over"),
+        ),
+        pytest.param(
+            "hatvid.jobs.partial.os.link",
+            marks=pytest.mark.xfail(reason="says that nothing was written when all was"),
+        ),
     ],
 )
 def test_a_signal_at_a_critical_moment(
