@@ -52,6 +52,7 @@ def test_json_is_one_object_a_line_and_nothing_else(
 
 def test_json_knows_how_much_is_left(hatvid: Hatvid, cheap: list[str], mine: Path) -> None:
     done = hatvid("upscale", *cheap, "--progress", "json", "--start", "2f", mine)
+    assert done.code == 0, done.err
     events = [json.loads(line) for line in done.out.splitlines()]
     assert next(e for e in events if e["event"] == "started")["frames"] == 4
     progress = [event for event in events if event["event"] == "progress"]
