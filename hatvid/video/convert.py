@@ -64,6 +64,8 @@ class PlaneLayout:
         except ValueError:
             return None
         parts = fmt.components
+        if not parts:  # frames of some hardware
+            return None
         depth = parts[0].bits
         if (
             fmt.has_palette
@@ -75,6 +77,7 @@ class PlaneLayout:
             or len({part.plane for part in parts}) != len(parts)
             or pix_fmt.startswith(("xyz", "ayuv", "vuya"))
             or "f16" in pix_fmt
+            or "msb" in pix_fmt  # codes in the upper bits of each word
         ):
             return None
         family: Literal["yuv", "gray", "rgb"]
@@ -153,7 +156,8 @@ def frame_to_planes(frame: av.VideoFrame) -> tuple[PlaneLayout, tuple[Tensor, ..
             "gbrp first"
         )
     if planar != name:
-        frame = frame.reformat(format=planar)
+        # One thread: FFmpeg's slices race, and overwrite samples at their borders.
+        frame = frame.reformat(format=planar, threads=1)
     layout = PlaneLayout.of(planar)
     assert layout is not None  # planar_pix_fmt answers nothing else
     item = _item(layout)
@@ -161,6 +165,8 @@ def frame_to_planes(frame: av.VideoFrame) -> tuple[PlaneLayout, tuple[Tensor, ..
     tensors = []
     for index, (height, width) in zip(layout.plane_order, shapes, strict=True):
         rows = np.frombuffer(frame.planes[index], item).reshape(-1, _stride(frame, index, item))
+        if frame.planes[index].line_size < 0:  # stored from the bottom up
+            rows = rows[::-1]
         tensors.append(torch.from_numpy(rows[:height, :width].copy()))
     return layout, tuple(tensors)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import vapoursynth as vs
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -197,6 +197,7 @@ def test_codes_are_cut_to_the_depth(depth: int) -> None:
     assert luma[0, 0].tolist() == [0, top, 0, top, 0]
 
 
+@settings(deadline=None)
 @given(
     codes=st.lists(st.integers(0, 255), min_size=24, max_size=24),
     matrix=st.sampled_from(sorted(MATRICES.values())),
