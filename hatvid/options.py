@@ -121,6 +121,9 @@ class EncodeOptions:
     """Passed to the encoder as they are."""
 
     def __post_init__(self) -> None:
+        for name in ("codec", "preset", "pix_fmt"):
+            if getattr(self, name) == "":
+                raise OptionError(f"{name} is empty; name one, or leave it out")
         if self.crf is not None and not (math.isfinite(self.crf) and self.crf >= 0):
             raise OptionError(f"crf is {self.crf}; it must be 0 or more")
 

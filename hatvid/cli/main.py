@@ -5,30 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from types import FrameType
 from typing import NoReturn
 
 import click
 
 from hatvid import __version__
 from hatvid.cli.lines import one_line
+from hatvid.cli.signals import Interrupted, catch_signals
 from hatvid.cli.upscale import upscale
 from hatvid.errors import HatvidError
 
 __all__ = ["cli", "main"]
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class _Interrupted(BaseException):
-    """SIGINT or SIGTERM came; not an Exception, so that nothing but the end catches it.
-
-    Nor is it KeyboardInterrupt, which click answers with an empty line.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.number = number
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,9 +29,7 @@ cli.add_command(upscale)
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and `&` leave them
-            signal.signal(number, _interrupt)
+    catch_signals()
     try:
         code = cli.main(args=arguments, prog_name="hatvid", standalone_mode=False)
         _exit(code if isinstance(code, int) else 0)
@@ -59,7 +44,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _fail(f"{error.format_message().rstrip('.')}{hint}", error.exit_code)
     except click.exceptions.Exit as error:
         _exit(error.exit_code)
-    except _Interrupted as interruption:
+    except Interrupted as interruption:
         word = "stopped" if interruption.number == signal.SIGINT else "terminated"
         _fail(f"{word}; nothing was written under the output's name", 128 + interruption.number)
     except BrokenPipeError:
@@ -76,13 +61,6 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             "with what HATVID_DEBUG=1 prints",
             1,
         )
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    # A second signal must not break off the tidying up after the first.
-    for other in _SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
-    raise _Interrupted(number)
 
 
 def _fail(message: str, code: int) -> NoReturn:

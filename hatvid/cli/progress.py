@@ -24,6 +24,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from hatvid.cli.lines import one_line
+from hatvid.cli.signals import ignore_signals
 from hatvid.jobs.progress import Progress, Started
 from hatvid.jobs.receipt import Receipt
 
@@ -119,6 +120,9 @@ class _People:
             self._bars.update(self._task, total=None)
         self._bars.update(self._task, completed=frames)
 
+    def publishing(self) -> None:
+        ignore_signals()
+
     def finished(self, receipt: Receipt) -> None:
         if self._bars is not None:
             self._bars.stop()
@@ -169,6 +173,9 @@ class _JsonLines:
         if self._total is not None and fps > 0:
             left = round(max(0, self._total - frames) / fps, 1)
         self._print("progress", frames=frames, of=self._total, fps=round(fps, 3), eta=left)
+
+    def publishing(self) -> None:
+        ignore_signals()
 
     def finished(self, receipt: Receipt) -> None:
         self._print("finished", **receipt.as_dict())

@@ -17,7 +17,8 @@ __all__ = ["PartialFile"]
 class PartialFile:
     """Write beside ``path`` under a hidden name; :meth:`publish` gives it its name.
 
-    Leaving the ``with`` block without having published removes what was written.
+    Entering the ``with`` block makes the file; leaving it without having published
+    removes what was written, whatever happens and whenever.
 
     Args:
         path: the final name.
@@ -32,6 +33,8 @@ class PartialFile:
         self._overwrite = overwrite
         name = path.name[:200]  # room for the rest within the usual limit of 255 bytes
         self._temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.part")
+
+    def __enter__(self) -> Self:
         try:
             # O_EXCL: a name planted there by somebody else is not followed.
             descriptor = os.open(
@@ -39,13 +42,14 @@ class PartialFile:
                 os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0),
                 0o666,
             )
+            self.file: BinaryIO = os.fdopen(descriptor, "w+b", buffering=1 << 20)
         except OSError as error:
             raise OutputError(
-                f"{path} cannot be written ({error.strerror}); choose another place with -o"
+                f"{self._path} cannot be written ({error.strerror}); choose another place with -o"
             ) from error
-        self.file: BinaryIO = os.fdopen(descriptor, "w+b", buffering=1 << 20)
-
-    def __enter__(self) -> Self:
+        except BaseException:  # a signal, between making the file and noting that it is there
+            self._temporary.unlink(missing_ok=True)
+            raise
         return self
 
     def __exit__(
@@ -58,17 +62,27 @@ class PartialFile:
             self.file.close()
         self._temporary.unlink(missing_ok=True)
 
+    def seal(self) -> None:
+        """Bring the data to the disk.
+
+        Raises:
+            OutputError: the disk refuses.
+        """
+        try:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+        except OSError as error:
+            raise self._refused(error) from error
+
     def publish(self) -> None:
-        """Bring the data to the disk, then give the file its name.
+        """Give the sealed file its name.
 
         Raises:
             OutputError: the disk refuses.
             OutputExistsError: meanwhile a file of that name has appeared.
         """
         try:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.file.close()
             if self._overwrite:
                 self._temporary.replace(self._path)
             else:
@@ -78,10 +92,13 @@ class PartialFile:
                 f"{self._path} has appeared meanwhile; use --overwrite to replace it"
             ) from error
         except OSError as error:
-            raise OutputError(
-                f"{self._path} cannot be written ({error.strerror}); free some space, or choose "
-                "another place with -o"
-            ) from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self._path} cannot be written ({error.strerror}); free some space, or choose "
+            "another place with -o"
+        )
 
     def _claim(self) -> None:
         try:

@@ -49,6 +49,11 @@ class Progress(Protocol):
         """``frames`` are done by now, in all."""
         ...
 
+    def publishing(self) -> None:
+        """Called once, right before the whole output gets its name: a program should not
+        let itself be broken off from here on."""
+        ...
+
 
 class Silent:
     """Tells nobody."""
@@ -58,3 +63,5 @@ class Silent:
     def started(self, facts: Started) -> None: ...
 
     def advanced(self, frames: int) -> None: ...
+
+    def publishing(self) -> None: ...

@@ -200,9 +200,12 @@ class _Run:
                     f"{self.done} frames were upscaled and {sink.frames} written; please report "
                     "this"
                 )
+            partial.seal()
+            # From here on the output is whole; breaking off would tell an untruth.
+            self.progress.publishing()
             partial.publish()
         seconds = time.monotonic() - began
-        self._remarks(source)
+        self._remarks(source, sink)
         return Receipt(
             input=info.path,
             output=job.output,
@@ -324,7 +327,7 @@ class _Run:
         self.done += len(batch.times)
         self.progress.advanced(self.done)
 
-    def _remarks(self, source: VideoSource) -> None:
+    def _remarks(self, source: VideoSource, sink: VideoSink) -> None:
         """What went wrong on the way without stopping the job."""
         if self.repeated:
             self.note(
@@ -338,6 +341,13 @@ class _Run:
                 f"{len(self.moved)} frames had no timestamp or one that did not rise, at "
                 f"{_places(self.moved)}; they were moved"
             )
+        for index, count in sink.packets_moved.items():
+            self.note(
+                f"stream {index}: {count} packets had a time that went back and were moved "
+                "after the one before"
+            )
+        for index, count in sink.packets_lost.items():
+            self.note(f"stream {index}: {count} damaged packets are dropped")
         if source.ended_early:
             promised = source.info.frames
             of = f" of {promised} promised" if promised else ""

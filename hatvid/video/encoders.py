@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
 
 import av
@@ -26,6 +27,19 @@ _DEFAULTS: dict[str, dict[str, str]] = {
 # What other encoders call a constant quality and a preset.
 _CRF_NAMES = ("crf", "cq", "qp", "global_quality")
 _PRESET_NAMES = ("preset", "cpu-used")
+# Words that x264 and x265 look up by themselves; at a wrong one they print a line of
+# their own, past FFmpeg's log.
+_WORDS = {
+    "preset": (
+        *("ultrafast", "superfast", "veryfast", "faster", "fast"),
+        *("medium", "slow", "slower", "veryslow", "placebo"),
+    ),
+    "tune": (
+        *("film", "animation", "grain", "stillimage"),
+        *("psnr", "ssim", "fastdecode", "zerolatency"),
+    ),
+}
+_WORDED = ("libx264", "libx264rgb", "libx265")
 # These print to standard error by themselves, past FFmpeg's log.
 _QUIET = {"libx265": ("x265-params", "log-level=error")}
 
@@ -156,7 +170,18 @@ def _options(options: EncodeOptions, codec: str) -> dict[str, str]:
         if codec in _QUIET and name == _QUIET[codec][0]:
             value = f"{_QUIET[codec][1]}:{value}"
         chosen[name] = value
+    if codec in _WORDED:
+        _check_words(codec, chosen)
     return chosen
+
+
+def _check_words(codec: str, options: dict[str, str]) -> None:
+    for name, words in _WORDS.items():
+        for part in re.split(r"[,./+-]", options[name]) if name in options else ():
+            if part not in words and not (name == "preset" and part.isdecimal()):
+                raise OptionError(
+                    f"{codec} has no {name} {part!r}; choose one of {', '.join(words)}"
+                )
 
 
 def _first(names: tuple[str, ...], known: set[str], codec: str, option: str) -> str:

@@ -101,19 +101,21 @@ class Prefetch[T]:
             raise self._error
 
     def _read(self) -> None:
-        iterator = iter(self._source)
         try:
-            for item in iterator:
-                self._channel.put(item)
+            iterator = iter(self._source)
+            try:
+                for item in iterator:
+                    self._channel.put(item)
+            finally:
+                # A generator owns decoders; they must be closed by the thread that ran them.
+                close = getattr(iterator, "close", None)
+                if close is not None:
+                    close()
         except _Closed:
             pass
         except BaseException as error:
             self._error = error
         finally:
-            # A generator owns decoders; they must be closed by the thread that ran them.
-            close = getattr(iterator, "close", None)
-            if close is not None:
-                close()
             self._channel.end()
 
 
@@ -121,8 +123,8 @@ class Writer[T]:
     """Call ``write(item)`` in a thread for each item given to :meth:`put`.
 
     :meth:`put` blocks while ``depth`` items wait. An error of ``write`` is raised by
-    the next :meth:`put`, or by :meth:`finish`. Leaving the ``with`` block by an
-    exception drops what still waits; the thread is joined either way.
+    the next :meth:`put`, by :meth:`finish`, or at the latest by leaving the ``with`` block.
+    Leaving it by an exception drops what still waits; the thread is joined either way.
     """
 
     def __init__(self, write: Callable[[T], None], *, depth: int, name: str) -> None:
@@ -145,6 +147,8 @@ class Writer[T]:
             self._channel.refuse()
         self._channel.end()
         self._thread.join()
+        if kind is None:
+            self._raise()
 
     def put(self, item: T) -> None:
         """Hand over one item, waiting for room.

@@ -70,6 +70,11 @@ class VideoSink:
         self._offset: Fraction | None = None if cut else Fraction(0)
         self._early: list[AnyPacket] = []
         self.packets_copied: dict[int, int] = {}
+        self.packets_moved: dict[int, int] = {}
+        """Of those, how many had a time that went back and were moved after the last one."""
+        self.packets_lost: dict[int, int] = {}
+        """How many the container did not take."""
+        self._last_dts: dict[int, int] = {}
         self.frames = 0
         self.notes: list[str] = []
         # By a file object and not by name: FFmpeg does not report what fails while it
@@ -192,8 +197,34 @@ class VideoSink:
             packet.pts = None if packet.pts is None else packet.pts - shift
             packet.dts = None if packet.dts is None else packet.dts - shift
         packet.stream = self._twins[index]
-        self._container.mux(packet)
+        if not self._muxed(packet) and not self._muxed_later(packet, index):
+            self.packets_lost[index] = self.packets_lost.get(index, 0) + 1
+            return
+        if packet.dts is not None:
+            self._last_dts[index] = packet.dts
         self.packets_copied[index] = self.packets_copied.get(index, 0) + 1
+
+    def _muxed(self, packet: AnyPacket) -> bool:
+        """Give a copied packet to the muxer; False if it does not take this one."""
+        try:
+            self._container.mux(packet)
+        except av.error.FFmpegError:
+            if self._file.error is not None:
+                raise
+            return False
+        return True
+
+    def _muxed_later(self, packet: AnyPacket, index: int) -> bool:
+        """Damaged files hold packets whose time goes back: try again after the last one."""
+        last = self._last_dts.get(index)
+        if last is None or packet.dts is None or packet.dts > last:
+            return False
+        packet.dts = last + 1
+        packet.pts = packet.dts if packet.pts is None else max(packet.pts, packet.dts)
+        if not self._muxed(packet):
+            return False
+        self.packets_moved[index] = self.packets_moved.get(index, 0) + 1
+        return True
 
     def _translated(self, error: Exception) -> OutputError:
         """What went wrong, in the user's terms."""

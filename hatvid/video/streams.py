@@ -67,6 +67,8 @@ def copy_streams(
             reason = "cover pictures are not copied" if cover else "a second video stream"
         elif stream.type not in ("audio", "subtitle"):
             reason = f"{stream.type} streams are not copied"
+        elif stream.type == "audio" and not _audible(stream):
+            reason = "its parameters are unknown, as no packet of it can be read"
         else:
             try:
                 twin = output.add_stream_from_template(stream)
@@ -122,6 +124,11 @@ def described(fates: Iterable[StreamFate]) -> list[str]:
         for fate in fates
         if fate.fate == "dropped"
     ]
+
+
+def _audible(stream: Stream) -> bool:
+    context = stream.codec_context
+    return not isinstance(context, av.AudioCodecContext) or bool(context.sample_rate)
 
 
 def _attach(stream: AttachmentStream, output: av.container.OutputContainer) -> str:

@@ -1,0 +1,40 @@
+"""Ctrl-C and SIGTERM: when they break a command off, and when no longer."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import NoReturn
+
+__all__ = ["Interrupted", "catch_signals", "ignore_signals"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came; not an Exception, so that nothing but the end catches it.
+
+    Nor is it KeyboardInterrupt, which click answers with an empty line.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
+
+
+def catch_signals() -> None:
+    """Let SIGINT and SIGTERM raise :class:`Interrupted` from now on."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and `&` leave them
+            signal.signal(number, _interrupt)
+
+
+def ignore_signals() -> None:
+    """Let nothing break off what follows: tidying up, or giving the output its name."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    ignore_signals()
+    raise Interrupted(number)
