@@ -253,6 +253,10 @@ class _Run:
                 f"{job.container.muxer} keeps time in steps of {float(tick * 1000):g} ms: each "
                 "timestamp is rounded once"
             )
+        if not job.container.before_zero:
+            self.note(
+                f"{job.container.muxer} holds no time before zero: all times may move together"
+            )
         form = OutputFormat(
             container=job.container,
             encoder=encoder,

@@ -24,6 +24,9 @@ class Container:
     muxer: str
     codec: str
     tick: Fraction | None = None
+    before_zero: bool = True
+    """Whether packets may be decoded before time zero, as B-frames of a video that
+    starts there are. If not, the muxer moves all times together."""
 
     def holds(self, time_base: Fraction) -> bool:
         """Whether every multiple of ``time_base`` is a timestamp here."""
@@ -32,7 +35,7 @@ class Container:
 
 _MILLISECOND = Fraction(1, 1000)
 _MP4 = Container(muxer="mp4", codec="libx264")
-_MPEGTS = Container(muxer="mpegts", codec="libx264", tick=Fraction(1, 90000))
+_MPEGTS = Container(muxer="mpegts", codec="libx264", tick=Fraction(1, 90000), before_zero=False)
 
 CONTAINERS = {
     ".mp4": _MP4,
@@ -43,8 +46,9 @@ CONTAINERS = {
     ".ts": _MPEGTS,
     ".m2ts": _MPEGTS,
     ".mts": _MPEGTS,
-    ".flv": Container(muxer="flv", codec="libx264", tick=_MILLISECOND),
-    ".nut": Container(muxer="nut", codec="libx264"),
+    ".flv": Container(muxer="flv", codec="libx264", tick=_MILLISECOND, before_zero=False),
+    # It stores no decoding times, so that none can be negative; FFmpeg would move all times.
+    ".nut": Container(muxer="nut", codec="libx264", options=(("avoid_negative_ts", "disabled"),)),
 }
 
 
