@@ -47,8 +47,7 @@ CONTAINERS = {
     ".m2ts": _MPEGTS,
     ".mts": _MPEGTS,
     ".flv": Container(muxer="flv", codec="libx264", tick=_MILLISECOND, before_zero=False),
-    # It stores no decoding times, so that none can be negative; FFmpeg would move all times.
-    ".nut": Container(muxer="nut", codec="libx264", options=(("avoid_negative_ts", "disabled"),)),
+    ".nut": Container(muxer="nut", codec="libx264", before_zero=False),
 }
 
 
