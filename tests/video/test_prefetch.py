@@ -1,4 +1,9 @@
-"""Thread boundaries: bounded, re-raising, joined, whatever ends them. No test waits by the clock."""
+"""Thread boundaries: bounded, re-raising, joined, whatever ends them.
+
+Threads meet at events; where a thing must not happen, a moment is given for it to.
+"""
+
+# ruff: noqa: PT012 - the blocks are what is tested
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ LIMIT = 20.0
 """Seconds after which a test that hangs fails."""
 
 
-class Deliberate(Exception):  # noqa: N818
+class Deliberate(Exception):
     pass
 
 
