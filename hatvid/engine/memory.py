@@ -37,15 +37,15 @@ MEMORY_SHARE = 0.6
 and everyone else."""
 
 MIN_TILE = 64
-"""Side in pixels below which no tile is chosen: four windows of HAT, and the patch
+"""Side in pixels below which no tile is chosen: four attention windows, and the patch
 size that the published networks were trained on (paper, section 4.1)."""
 
 ENGINE_FACTORS = {"eager": 2, "openvino": 4}
 """What each engine takes for a counted byte, rounded up. Measured as the growth of
-resident memory with the tile, from 128x128 pixels on, for a small HAT: 1.7 and 3.2."""
+resident memory with the tile, from 128x128 pixels on, for a small network: 1.7 and 3.2."""
 
 FALLBACK_BYTES_PER_PIXEL = 32 * 1024
-"""For modules that cannot be counted: about what HAT takes, the largest in use here."""
+"""For modules that cannot be counted: about what the largest in use here takes."""
 
 _PROBE = 128
 
@@ -97,7 +97,7 @@ def bytes_per_pixel(module: nn.Module, *, scale: int, engine: str, channels: int
 
     What the module itself says (``activation_bytes_per_pixel()``) if it says
     anything, else counted over one pass without computing, else a figure that is
-    enough for HAT; times the factor of the engine.
+    enough for any in use here; times the factor of the engine.
 
     Args:
         module: maps (1, C, H, W) to (1, C, sH, sW).
@@ -127,7 +127,7 @@ def _counted(module: nn.Module, scale: int, channels: int) -> int:
 def choose_tile(height: int, width: int, bytes_per_pixel: int, available: int, overlap: int) -> int:
     """The largest tile that fits in memory.
 
-    Larger is better throughout: HAT's channel attention pools over the whole
+    Larger is better throughout: channel attention pools over the whole
     tile, so the nearer the tile comes to the frame, the nearer its result comes to
     the published network's; and less is computed twice.
 
