@@ -164,6 +164,13 @@ class TimePoint:
             raise OptionError(f"{text!r} is not a time; minutes and seconds end at 59")
         return cls(seconds=int(hours) * 3600 + int(minutes) * 60 + seconds)
 
+    def reached(self, seconds: Fraction, number: int) -> bool:
+        """Whether a frame at ``seconds``, the ``number``-th from 0, is here or later."""
+        if self.seconds is not None:
+            return seconds >= self.seconds
+        assert self.frame is not None
+        return number >= self.frame
+
     def __str__(self) -> str:
         return f"{self.frame}f" if self.seconds is None else f"{float(self.seconds):g}s"
 

@@ -29,19 +29,23 @@ class Job:
         options: as asked for.
         output: where the result goes.
         container: of the result.
-        model: which checkpoint.
+        model: which checkpoint; None where the caller brings an upscaler.
         notes: what the user should know, one line each.
     """
 
     options: JobOptions
     output: Path
     container: Container
-    model: ResolvedModel
+    model: ResolvedModel | None
     notes: tuple[str, ...] = ()
 
 
-def plan_job(options: JobOptions) -> Job:
+def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
     """Check what can be checked without decoding, and settle the names.
+
+    Args:
+        options: as asked for.
+        own_upscaler: the caller brings an upscaler; no checkpoint is looked for.
 
     Raises:
         InputError: the input is missing or a folder.
@@ -65,7 +69,7 @@ def plan_job(options: JobOptions) -> Job:
         output = options.input.with_name(f"{options.input.stem}_x{options.scale}{suffix}")
     container = container_of(output)
     _check_output(options.input, output, options.overwrite)
-    model = resolve_model(options.model, options.scale)
+    model = None if own_upscaler else resolve_model(options.model, options.scale)
     return Job(options=options, output=output, container=container, model=model, notes=tuple(notes))
 
 

@@ -31,7 +31,7 @@ class PartialFile:
     def __init__(self, path: Path, *, overwrite: bool) -> None:
         self._path = path
         self._overwrite = overwrite
-        name = path.name[:200]  # room for the rest within the usual limit of 255 bytes
+        name = path.name[:50]  # up to 200 bytes; names end at 255
         self._temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.part")
 
     def __enter__(self) -> Self:

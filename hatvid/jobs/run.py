@@ -76,7 +76,7 @@ def upscale(
         end: likewise; the first frame that is left out.
         progress: told what happens.
         upscaler: runs the frames in place of the one that ``model`` and the engine
-            options describe. It stays open.
+            options describe, at its own scale. It stays open.
 
     The other arguments are those of :mod:`hatvid.options`.
 
@@ -89,7 +89,7 @@ def upscale(
     options = JobOptions(
         input=Path(input),
         output=None if output is None else Path(output),
-        scale=scale,
+        scale=scale if upscaler is None else upscaler.scale,
         model=model,
         engine=EngineOptions(engine=engine, precision=precision, device=device, threads=threads),
         tile=TileOptions(tile=tile, overlap=overlap, batch=batch),
@@ -105,7 +105,8 @@ def upscale(
         overwrite=overwrite,
         strict=strict,
     )
-    return run_job(plan_job(options), progress=progress, upscaler=upscaler)
+    job = plan_job(options, own_upscaler=upscaler is not None)
+    return run_job(job, progress=progress, upscaler=upscaler)
 
 
 def run_job(

@@ -42,6 +42,9 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INDEX_SA, INDEX_OCA = "relative_position_index_SA", "relative_position_index_OCA"
 INDEXES = (INDEX_SA, INDEX_OCA)
 
+MAX_WRAPPERS = 8
+"""Dictionaries in dictionaries that are looked through for the weights."""
+
 MAX_VALUES = 2**30
 """More numbers than any HAT has: 25 times HAT-L."""
 
@@ -67,7 +70,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
     path = Path(path)
     kind = _file_kind(path)
     content = _read_safetensors(path) if kind == "safetensors" else _read_torch(path)
-    while isinstance(content, Mapping):
+    for _ in range(MAX_WRAPPERS):  # a file can be made that wraps itself
+        if not isinstance(content, Mapping):
+            break
         inner = (content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping))
         wrapped = next(inner, None)
         if wrapped is None:
@@ -178,6 +183,9 @@ def _plain(path: Path, key: str, value: Tensor) -> Tensor:
             f"{where} has no values (shape {list(value.shape)}); download it again"
         )
     value = value.detach()
+    if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+        # One stored value can be shown as millions, which a copy would make real.
+        raise CheckpointError(f"{where} repeats its values; give weights that are stored in full")
     if key in INDEXES and value.dtype in (torch.int32, torch.int64):
         return value.long().contiguous()
     if value.dtype not in FLOATS:

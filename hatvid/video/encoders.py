@@ -80,6 +80,7 @@ def choose_encoder(
             f"codec {name!r} is not an encoder here; try libx264, libx265, libsvtav1, libvpx-vp9, "
             "ffv1 or prores_ks"
         ) from None
+    name = codec.name  # h264 means libx264 here, and then its defaults
     if codec.type != "video":
         raise OptionError(f"codec {name!r} encodes {codec.type}; name a video encoder")
     layouts = [layout for fmt in codec.video_formats or [] if (layout := PlaneLayout.of(fmt.name))]

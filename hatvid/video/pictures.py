@@ -36,18 +36,27 @@ class Pictures:
     """Decodes one stream and fills the gaps that decoding errors leave.
 
     Each packet since the first key frame promises a frame at its pts. Where an error
-    breaks that promise, the picture before is given again at that pts, so that the
-    count holds. Without an error a packet may rightly give no frame (a second field,
-    a leading picture of an open GOP), so gaps are filled from an error until the next
-    key frame's picture only.
+    breaks that promise, the picture before is given again at that pts (the one after,
+    if there is none before), so that the count holds. Without an error a packet may
+    rightly give no frame (a second field, a leading picture of an open GOP), so gaps
+    are filled from an error until the next key frame's picture only.
+
+    Args:
+        path: for messages.
+        stream: its codec context decodes.
+        strict: raise instead of filling.
+        whole: the stream begins with a key frame, even if that one cannot be read; else
+            it may begin anywhere, as a recorded broadcast does.
     """
 
-    def __init__(self, path: Path, stream: av.VideoStream, strict: bool) -> None:
+    def __init__(
+        self, path: Path, stream: av.VideoStream, *, strict: bool, whole: bool
+    ) -> None:
         self._path = path
         self._stream = stream
         self._strict = strict
         self._promised: dict[int, int] = {}  # pts -> duration, of packets with no frame yet
-        self._keyed = False
+        self._keyed = whole
         self._broken = False
         self._resync: int | None = None  # pts of the first key frame after an error
         self._last: av.VideoFrame | None = None

@@ -121,8 +121,7 @@ class VideoSink:
             OutputError: as for :meth:`write`.
         """
         try:
-            for packet in self._early:
-                self._copy(packet)
+            self._early.clear()  # with no frame they belong to nothing
             for packet in self._video.encode(None):
                 self._container.mux(packet)
             self._container.close()
@@ -169,9 +168,9 @@ class VideoSink:
         for number, time in enumerate(batch.times):
             if self._offset is None:
                 self._offset = time.pts * self._format.time_base
-                for packet in self._early:
+                early, self._early = self._early, []
+                for packet in early:
                     self._copy(packet)
-                self._early.clear()
             planes = tuple(plane[number] for plane in batch.planes)
             frame = planes_to_frame(planes, self._format.encoder.layout)
             frame.pts = time.pts - int(self._offset / self._format.time_base)

@@ -212,9 +212,9 @@ class VideoSource:
             frame, time = item
             number += 1
             seconds = self.seconds(time.pts)
-            if not _reached(self._start, seconds, number):
+            if self._start is not None and not self._start.reached(seconds, number):
                 continue
-            if self._end is not None and _reached(self._end, seconds, number):
+            if self._end is not None and self._end.reached(seconds, number):
                 done = True
                 if not copied:
                     return
@@ -272,9 +272,11 @@ class VideoSource:
         self, copied: frozenset[int]
     ) -> Generator[tuple[av.VideoFrame, FrameTime] | AnyPacket]:
         """Every frame in order of presentation, lost ones repeated; packets to copy."""
-        pictures = Pictures(self._path, self.stream, self._strict)
+        whole = self.container.format.name in _INDEXED
+        pictures = Pictures(self._path, self.stream, strict=self._strict, whole=whole)
         wanted = [s for s in self.container.streams if s.index in copied or s is self.stream]
         packets = self.container.demux(wanted)
+        seen = 0
         while True:
             try:
                 packet = next(packets, None)
@@ -288,13 +290,23 @@ class VideoSource:
                 ) from error
             if packet is None:
                 # After an error no flush packet comes; decode None until it is empty.
+                self._check_whole(seen)
                 yield from pictures.finish()
                 return
             if packet.stream is not self.stream:
                 if packet.size:
                     yield packet
                 continue
+            seen += packet.size > 0
             yield from pictures.feed(packet)
+
+    def _check_whole(self, packets: int) -> None:
+        """MP4's index comes first or not at all: a file cut short may still promise more."""
+        if self.ended_early is None and "mp4" in self.container.format.name:
+            # The index, not the frame count: an edit list may leave pictures out.
+            promised = len(self.stream.index_entries)
+            if packets < promised:
+                self._early(f"{promised - packets} of {promised} pictures are missing")
 
     def _early(self, reason: str) -> None:
         if self._strict:
@@ -303,6 +315,10 @@ class VideoSource:
             )
         self.ended_early = reason
 
+
+# FFmpeg's demuxers of files that are written from a key frame on. Transport streams and
+# bare elementary streams are recordings, which begin wherever somebody tuned in.
+_INDEXED = frozenset({"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "nut"})
 
 # FFmpeg's demuxers that draw any text as pictures of characters.
 _TEXT = frozenset({"adf", "bin", "idf", "tty", "xbin"})
@@ -379,15 +395,6 @@ def _batched(frames: list[tuple[tuple[Tensor, ...], FrameTime]]) -> FrameBatch:
         planes=tuple(torch.stack(component) for component in planes),
         times=tuple(time for _, time in frames),
     )
-
-
-def _reached(point: TimePoint | None, seconds: Fraction, number: int) -> bool:
-    if point is None:
-        return True
-    if point.seconds is not None:
-        return seconds >= point.seconds
-    assert point.frame is not None
-    return number >= point.frame
 
 
 def _positive(value: object) -> Fraction | None:

@@ -17,6 +17,16 @@ __all__ = ["StreamFate", "copy_metadata", "copy_streams", "described"]
 _CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}
 _ANY_AUDIO = ".mkv"
 
+# What these muxers really hold. They take anything: MPEG-TS then writes it as nameless
+# data, and FLV ends the whole process.
+_HELD = {
+    "flv": {"aac", "mp3"},
+    "mpegts": {
+        *("aac", "mp2", "mp3", "ac3", "eac3", "dts", "truehd", "opus"),
+        *("dvb_subtitle", "dvb_teletext"),
+    },
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class StreamFate:
@@ -71,6 +81,8 @@ def copy_streams(
             reason = "its parameters are unknown, as no packet of it can be read"
         else:
             try:
+                if not _held(stream, output):
+                    raise ValueError(f"{output.format.name} does not hold it")
                 twin = output.add_stream_from_template(stream)
             except (ValueError, av.error.FFmpegError):
                 if stream.type == "audio":
@@ -124,6 +136,13 @@ def described(fates: Iterable[StreamFate]) -> list[str]:
         for fate in fates
         if fate.fate == "dropped"
     ]
+
+
+def _held(stream: Stream, output: av.container.OutputContainer) -> bool:
+    held = _HELD.get(output.format.name)
+    if held is None:
+        return True
+    return stream.codec_context is not None and stream.codec_context.codec.canonical_name in held
 
 
 def _audible(stream: Stream) -> bool:

@@ -209,3 +209,57 @@ def _repeated(clip: Path, target: Path, times: int) -> None:
             frame.pict_type = 0
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
+
+
+def test_a_file_cut_short_is_told(repeat: hatvid.Upscaler, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.mp4", tmp_path / "cut.mp4"
+    make(tmp_path / "made.mp4", "libx264", {"x264-params": "bframes=0:keyint=1"}, 0, [3000])
+    with (
+        av.open(str(tmp_path / "made.mp4")) as source,
+        av.open(str(whole), "w", options={"movflags": "faststart"}) as output,
+    ):
+        twin = output.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = twin
+                output.mux(packet)
+    with av.open(str(whole)) as source:
+        packets = [p for p in source.demux(video=0) if p.size]
+    assert packets[15].pos is not None
+    cut.write_bytes(whole.read_bytes()[: packets[15].pos])
+    assert not hatvid.upscale(whole, tmp_path / "a.mp4", upscaler=repeat).notes[1:]
+    receipt = hatvid.upscale(cut, tmp_path / "b.mp4", upscaler=repeat)
+    assert receipt.frames == 15
+    assert any("ends early" in note for note in receipt.notes)
+    with pytest.raises(hatvid.HatvidError, match="strict"):
+        hatvid.upscale(cut, tmp_path / "c.mp4", upscaler=repeat, strict=True)
+
+
+def test_a_part_with_sound_and_no_picture_is_refused(
+    repeat: hatvid.Upscaler, tmp_path: Path
+) -> None:
+    source = tmp_path / "in.mp4"
+    make(source, "libx264", {}, start=0, gaps=[1500])  # 0.38 s of pictures, 0.64 s of sound
+    with pytest.raises(hatvid.HatvidError, match="no frame lies between"):
+        hatvid.upscale(source, tmp_path / "out.mp4", upscaler=repeat, start="0.5")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.mp4"]
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".flv"])
+def test_sound_that_a_container_cannot_hold_is_refused(
+    repeat: hatvid.Upscaler, tmp_path: Path, suffix: str
+) -> None:
+    source = tmp_path / "in.mkv"
+    with av.open(str(source), "w") as container:
+        video = container.add_stream("libx264", rate=25)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        audio = container.add_stream("pcm_s16le", rate=44100)
+        audio.layout = "mono"
+        container.mux(video.encode(av.VideoFrame.from_ndarray(picture(0), "yuv420p")))
+        silence = np.zeros((1, 1764), np.int16)
+        frame = av.AudioFrame.from_ndarray(silence, "s16", "mono")
+        frame.sample_rate, frame.pts = 44100, 0
+        container.mux(audio.encode(frame))
+        container.mux(video.encode(None))
+    with pytest.raises(hatvid.HatvidError, match=r"cannot hold pcm_s16le audio .*\.mkv"):
+        hatvid.upscale(source, tmp_path / f"out{suffix}", upscaler=repeat)

@@ -378,3 +378,15 @@ def test_read_state_dict_gives_plain_tensors(save: Save, weights: dict[str, Tens
     )
     assert {value.dtype for value in state.values()} == {torch.float32, torch.int64}
     assert not any(value.requires_grad for value in state.values())
+
+
+def test_a_file_that_wraps_itself(tmp_path: Path) -> None:
+    content: dict[str, Any] = {}
+    content["params"] = content
+    torch.save(content, tmp_path / "ring.pth")
+    assert "holds no tensors" in refusal(tmp_path / "ring.pth")
+
+
+def test_a_small_file_that_unfolds(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+    torch.save(weights | {"conv_last.bias": torch.zeros(1).expand(1 << 28)}, tmp_path / "bomb.pth")
+    assert "conv_last.bias repeats its values" in refusal(tmp_path / "bomb.pth")
