@@ -67,6 +67,13 @@ def test_equals_published(pair: Pair, config: HATConfig, sizes: list[tuple[int, 
     assert difference(ours, theirs, x.float()) < FLOAT32
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("make", [HATConfig.hat_s, HATConfig.hat], ids=["hat-s", "hat"])
+def test_equals_published_on_a_larger_input(pair: Pair, make: Callable[[int], HATConfig]) -> None:
+    ours, theirs = pair(visible(make(4)))
+    assert difference(ours, theirs, picture(100, 67)) < FLOAT64
+
+
 UNUSUAL = {
     "no patch norm": {"patch_norm": False},
     "no qkv bias": {"qkv_bias": False},
