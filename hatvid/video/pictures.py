@@ -49,9 +49,7 @@ class Pictures:
             it may begin anywhere, as a recorded broadcast does.
     """
 
-    def __init__(
-        self, path: Path, stream: av.VideoStream, *, strict: bool, whole: bool
-    ) -> None:
+    def __init__(self, path: Path, stream: av.VideoStream, *, strict: bool, whole: bool) -> None:
         self._path = path
         self._stream = stream
         self._strict = strict
