@@ -33,6 +33,14 @@ class Outcome:
     err: str
 
 
+@pytest.fixture(autouse=True, scope="session")
+def listening_to_ctrl_c() -> None:
+    """Undo what `&` and nohup do: a test run in the background ignores SIGINT, and so would
+    every command that it starts, on purpose."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """The smallest HATs there can be, of random weights, by scale."""
