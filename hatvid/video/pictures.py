@@ -13,7 +13,7 @@ from av.stream import Stream
 
 from hatvid.errors import DecodeError
 
-__all__ = ["AnyPacket", "FrameTime", "Pictures", "fraction", "time_base_of"]
+__all__ = ["AnyPacket", "FrameTime", "Pictures", "fraction", "positive", "time_base_of"]
 
 type AnyPacket = av.Packet[Stream]
 
@@ -156,3 +156,11 @@ def fraction(value: object) -> Fraction:
 def time_base_of(stream: av.VideoStream) -> Fraction:
     """Seconds a tick of the stream's pts."""
     return fraction(stream.time_base)
+
+
+def positive(value: object) -> Fraction | None:
+    """The same, None where it is unset, zero or below."""
+    if not value or value.denominator == 0:  # type: ignore[attr-defined]
+        return None
+    ratio = fraction(value)
+    return ratio if ratio > 0 else None

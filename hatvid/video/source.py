@@ -20,7 +20,7 @@ from hatvid.errors import DecodeError, InputError
 from hatvid.options import TimePoint
 from hatvid.video.color import ColorTags
 from hatvid.video.convert import PlaneLayout, frame_to_planes, planar_pix_fmt
-from hatvid.video.pictures import AnyPacket, FrameTime, Pictures, fraction, time_base_of
+from hatvid.video.pictures import AnyPacket, FrameTime, Pictures, fraction, positive, time_base_of
 
 __all__ = ["FrameBatch", "SourceInfo", "VideoSource"]
 
@@ -160,11 +160,11 @@ class VideoSource:
             layout=layout,
             tags=_tags(frame),
             time_base=time_base_of(stream),
-            average_rate=_positive(stream.average_rate) or _positive(stream.guessed_rate),
+            average_rate=positive(stream.average_rate) or positive(stream.guessed_rate),
             frames=stream.frames or None,
             start=time.pts,
             duration=stream.duration or self._whole_duration(),
-            sample_aspect_ratio=_positive(stream.sample_aspect_ratio),
+            sample_aspect_ratio=positive(stream.sample_aspect_ratio),
         )
 
     def _attach(self) -> None:
@@ -395,10 +395,3 @@ def _batched(frames: list[tuple[tuple[Tensor, ...], FrameTime]]) -> FrameBatch:
         planes=tuple(torch.stack(component) for component in planes),
         times=tuple(time for _, time in frames),
     )
-
-
-def _positive(value: object) -> Fraction | None:
-    if not value or value.denominator == 0:  # type: ignore[attr-defined]
-        return None
-    ratio = fraction(value)
-    return ratio if ratio > 0 else None
