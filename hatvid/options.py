@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from hatvid.errors import OptionError
+from hatvid.selectors import StreamSpecifier, TimePoint
 
 __all__ = [
+    "ColorOptions",
     "EncodeOptions",
     "EngineName",
     "EngineOptions",
+    "InputOptions",
     "JobOptions",
     "Precision",
+    "SizeOptions",
+    "StreamOptions",
     "TileOptions",
-    "TimePoint",
 ]
 
 EngineName = Literal["auto", "eager", "openvino"]
@@ -120,59 +124,113 @@ class EncodeOptions:
     encoder_options: Mapping[str, str] = field(default_factory=dict)
     """Passed to the encoder as they are."""
 
+    lossless: bool = False
+    """Encode without loss; excludes ``crf``."""
+
+    odd: Literal["pad", "refuse"] = "refuse"
+    """What to do where the pixel format cannot hold an odd width or height: repeat the
+    last column or row once, or refuse. Nothing is ever cropped."""
+
     def __post_init__(self) -> None:
         for name in ("codec", "preset", "pix_fmt"):
             if getattr(self, name) == "":
                 raise OptionError(f"{name} is empty; name one, or leave it out")
         if self.crf is not None and not (math.isfinite(self.crf) and self.crf >= 0):
             raise OptionError(f"crf is {self.crf}; it must be 0 or more")
+        if self.lossless and self.crf is not None:
+            raise OptionError("lossless and crf exclude each other; leave one out")
+        _check_choice("odd", self.odd, ("pad", "refuse"))
 
 
-@dataclass(frozen=True)
-class TimePoint:
-    """A place on the input's time line: exact seconds, or a frame number.
+@dataclass(frozen=True, kw_only=True)
+class ColorOptions:
+    """What the input's colours mean, in place of what it says itself.
 
-    Exactly one of the two is set.
+    Numbers are H.273 code points as FFmpeg numbers them; None believes the input.
     """
 
-    seconds: Fraction | None = None
-    frame: int | None = None
+    matrix: int | None = None
+    primaries: int | None = None
+    transfer: int | None = None
+    full_range: bool | None = None
+    chroma_location: int | None = None
+    """FFmpeg's AVChromaLocation: 1 left, 2 center, 3 topleft, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputOptions:
+    """How the input is read."""
+
+    format: str | None = None
+    """FFmpeg's name of the demuxer, where the data does not tell; ``rawvideo`` needs the
+    next three."""
+
+    video_size: tuple[int, int] | None = None
+    """(width, height) of raw video, in pixels."""
+
+    pixel_format: str | None = None
+    """FFmpeg's name, of raw video."""
+
+    framerate: Fraction | None = None
+    """Frames a second, of raw video and numbered pictures."""
+
+    colors: ColorOptions = ColorOptions()
+
+    deinterlace: Literal["frame", "field"] | None = None
+    """Make one picture of each frame, or one of each field (twice as many)."""
+
+    progressive: bool = False
+    """Take the frames as they are, whatever they say or look like."""
+
+    hwaccel: str | None = None
+    """FFmpeg's name of a hardware device to decode on (``cuda``, ``qsv``, ...)."""
+
+    strict: bool = False
+    """Stop at a frame that cannot be decoded instead of repeating the one before."""
 
     def __post_init__(self) -> None:
-        if (self.seconds is None) == (self.frame is None):
-            raise ValueError("a TimePoint is either seconds or a frame number")
-
-    @classmethod
-    def parse(cls, text: str) -> TimePoint:
-        """Read ``12.5``, ``00:00:12.5`` (hours, minutes may be left out) or ``300f``.
-
-        Raises:
-            OptionError: the text is none of these.
-        """
-        if match := re.fullmatch(r"(\d+)f", text, re.ASCII):
-            return cls(frame=int(match[1]))
-        match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", text, re.ASCII)
-        if match is None:
+        raw = (self.video_size, self.pixel_format)
+        if self.format == "rawvideo" and None in raw:
             raise OptionError(
-                f"{text!r} is not a time; write seconds (12.5), a clock (00:00:12.5) "
-                "or a frame number (300f)"
+                "raw video does not tell its shape; give --video-size WxH, --pixel-format and "
+                "--framerate"
             )
-        hours, minutes, seconds = match[1] or "0", match[2] or "0", Fraction(match[3])
-        if (match[2] is not None and seconds >= 60) or (
-            match[1] is not None and int(minutes) >= 60
-        ):
-            raise OptionError(f"{text!r} is not a time; minutes and seconds end at 59")
-        return cls(seconds=int(hours) * 3600 + int(minutes) * 60 + seconds)
+        if self.video_size is not None and min(self.video_size) < 1:
+            raise OptionError(f"video size is {self.video_size}; both must be at least 1")
+        if self.framerate is not None and self.framerate <= 0:
+            raise OptionError(f"framerate is {self.framerate}; it must be above 0")
+        if self.deinterlace is not None:
+            _check_choice("deinterlace", self.deinterlace, ("frame", "field"))
+            if self.progressive:
+                raise OptionError("deinterlace and progressive exclude each other; leave one out")
 
-    def reached(self, seconds: Fraction, number: int) -> bool:
-        """Whether a frame at ``seconds``, the ``number``-th from 0, is here or later."""
-        if self.seconds is not None:
-            return seconds >= self.seconds
-        assert self.frame is not None
-        return number >= self.frame
 
-    def __str__(self) -> str:
-        return f"{self.frame}f" if self.seconds is None else f"{float(self.seconds):g}s"
+@dataclass(frozen=True, kw_only=True)
+class SizeOptions:
+    """The output's size, where it is not just ``scale`` times the input's.
+
+    One of the two keeps the aspect; both are taken as they are.
+    """
+
+    width: int | None = None
+    height: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise OptionError(f"{name} is {value}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamOptions:
+    """Which of the input's streams the output has beside the upscaled one."""
+
+    audio: bool = True
+    subtitles: bool = True
+    map: tuple[StreamSpecifier, ...] = ()
+    """Only these, in this order, as with FFmpeg's ``-map``; the first video stream among
+    them is upscaled and further ones are copied. Empty takes all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +249,9 @@ class JobOptions:
     engine: EngineOptions = EngineOptions()
     tile: TileOptions = TileOptions()
     encode: EncodeOptions = EncodeOptions()
+    reading: InputOptions = InputOptions()
+    size: SizeOptions = SizeOptions()
+    streams: StreamOptions = StreamOptions()
 
     start: TimePoint | None = None
     """The first frame at or after this is the first of the output."""

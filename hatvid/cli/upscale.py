@@ -17,8 +17,8 @@ from hatvid.options import (
     JobOptions,
     Precision,
     TileOptions,
-    TimePoint,
 )
+from hatvid.selectors import TimePoint
 
 __all__ = ["upscale"]
 

@@ -25,8 +25,8 @@ from hatvid.options import (
     JobOptions,
     Precision,
     TileOptions,
-    TimePoint,
 )
+from hatvid.selectors import TimePoint
 from hatvid.upscaler import Description, Upscaler
 from hatvid.video.color import ColorTags, assumed, planes_to_rgb, rgb_to_planes
 from hatvid.video.encoders import choose_encoder

@@ -17,7 +17,7 @@ from av.stream import Disposition
 from torch import Tensor
 
 from hatvid.errors import DecodeError, InputError
-from hatvid.options import TimePoint
+from hatvid.selectors import TimePoint
 from hatvid.video.color import ColorTags
 from hatvid.video.convert import PlaneLayout, frame_to_planes, planar_pix_fmt
 from hatvid.video.pictures import AnyPacket, FrameTime, Pictures, fraction, positive, time_base_of

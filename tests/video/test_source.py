@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from hatvid.errors import DecodeError
-from hatvid.options import TimePoint
+from hatvid.selectors import TimePoint
 from hatvid.video.pictures import FrameTime
 from hatvid.video.source import FrameBatch, SourceInfo, VideoSource
 
