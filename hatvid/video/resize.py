@@ -1,0 +1,74 @@
+"""Resampling to a size that no whole scale gives."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from torch import Tensor
+from torch.nn.functional import interpolate, pad
+
+from hatvid.options import SizeOptions
+
+__all__ = ["aspect_after", "padded", "resample", "target_size"]
+
+
+def target_size(width: int, height: int, scale: int, size: SizeOptions) -> tuple[int, int]:
+    """(width, height) of the output.
+
+    Args:
+        width: of the input, in pixels.
+        height: of the input, in pixels.
+        scale: taken where ``size`` asks for nothing.
+        size: what was asked for; the side that is open follows the input's aspect,
+            rounded to the nearest even number, which every chroma subsampling holds.
+    """
+    if size.width is not None and size.height is not None:
+        return size.width, size.height
+    if size.height is not None:
+        return _even(Fraction(size.height * width, height)), size.height
+    if size.width is not None:
+        return size.width, _even(Fraction(size.width * height, width))
+    return width * scale, height * scale
+
+
+def aspect_after(
+    sample_aspect_ratio: Fraction | None, before: tuple[int, int], after: tuple[int, int]
+) -> Fraction | None:
+    """The sample aspect ratio that keeps the shape of the picture on the screen.
+
+    Args:
+        sample_aspect_ratio: of the input; None where it does not say, which means square.
+        before: (width, height) of the input.
+        after: (width, height) of the output.
+    """
+    if before[0] * after[1] == before[1] * after[0]:
+        return sample_aspect_ratio
+    return (sample_aspect_ratio or 1) * Fraction(before[0] * after[1], before[1] * after[0])
+
+
+def resample(rgb: Tensor, height: int, width: int) -> Tensor:
+    """Bicubic (Keys, a = -1/2), widened on the way down so that nothing aliases.
+
+    Args:
+        rgb: (N, C, H, W) floating point.
+        height: of the result.
+        width: of the result.
+
+    Returns:
+        (N, C, height, width), not clamped; ``rgb`` itself if it has that size.
+    """
+    if rgb.shape[-2:] == (height, width):
+        return rgb
+    return interpolate(
+        rgb, size=(height, width), mode="bicubic", align_corners=False, antialias=True
+    )
+
+
+def padded(rgb: Tensor, height: int, width: int) -> Tensor:
+    """Repeat the last row and column until (N, C, H, W) is (N, C, height, width)."""
+    below, right = height - rgb.shape[-2], width - rgb.shape[-1]
+    return pad(rgb, (0, right, 0, below), mode="replicate") if below or right else rgb
+
+
+def _even(side: Fraction) -> int:
+    return max(2, 2 * round(side / 2))
