@@ -145,7 +145,7 @@ def _from_png(data: bytes) -> Picture:
     chunks = list(png_chunks(data))
     depth = chunks[0][1][8]  # of IHDR (section 11.2.1)
     # Pillow has no RGB of 16 bits; nor does it scale the transparent gray as it does grays.
-    if depth in (2, 4) and isinstance(png.info.get("transparency"), int):
+    if depth in (2, 4) and png.mode == "L" and "transparency" in png.info:
         png.info["transparency"] *= 255 // (2**depth - 1)
     picture = _from_image(
         png, "PNG", lossless=True, samples=decode_png(data) if depth == 16 else None
