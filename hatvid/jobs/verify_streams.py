@@ -1,0 +1,270 @@
+"""Whether every stream beside the upscaled video has arrived."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from hatvid.jobs.checks import Check
+from hatvid.jobs.verify_frames import Clock
+from hatvid.jobs.verify_tags import Part, labels_lost
+from hatvid.options import InputOptions, StreamOptions
+from hatvid.video.inventory import (
+    NO_PTS,
+    TEXT_SUBTITLES,
+    Inventory,
+    StreamContents,
+    filtered,
+    holds,
+)
+
+__all__ = ["check_streams"]
+
+# Bitstream filters that a container may ask for, by codec.
+_FILTERS = {"aac": "aac_adtstoasc", "h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
+
+
+def _asked(source: Inventory, stream: StreamContents, options: StreamOptions) -> bool:
+    kinds = {"audio": options.audio, "subtitle": options.subtitles}
+    return stream.index in source.wanted and kinds.get(stream.kind, True)
+
+
+def check_streams(
+    source: Inventory,
+    output: Inventory,
+    *,
+    clock: Clock,
+    part: Part,
+    options: StreamOptions,
+    reading: InputOptions,
+) -> list[Check]:
+    """One check for each stream of the input but the upscaled one."""
+    wanted = [
+        stream
+        for stream in source.streams
+        if stream.index != source.video and _asked(source, stream, options)
+    ]
+    twins = _twins(wanted, output)
+    checks = []
+    for stream in source.streams:
+        if stream.index == source.video or stream.kind in ("chapters", "timecode"):
+            continue
+        name, title = f"stream {stream.index}", f"{stream.kind} {stream.codec}".strip()
+        if stream not in wanted:
+            checks.append(Check(name=name, ok=True, text=f"{title}: left out, as asked"))
+        elif stream.index in twins:
+            found = _compared(source, stream, output, twins[stream.index], clock, part, reading)
+            ok, text, details = found
+            losses = labels_lost(stream, twins[stream.index], output)
+            text = "; ".join([f"{title}: {text}", *losses])
+            checks.append(Check(name=name, ok=ok and not losses, text=text, details=details))
+        elif not stream.packets:
+            checks.append(Check(name=name, ok=True, text=f"{title}: empty"))
+        elif not holds(output.muxer, source.path, stream, reading):
+            text = f"{title}: left out, as {output.muxer} cannot hold it"
+            checks.append(Check(name=name, ok=True, text=text))
+        else:
+            checks.append(Check(name=name, ok=False, text=f"{title}: missing"))
+    return checks
+
+
+def _twins(wanted: list[StreamContents], output: Inventory) -> dict[int, StreamContents]:
+    """The output stream for each input stream: by content, then by place."""
+    free = [stream for stream in output.streams if stream.index != output.video]
+    found: dict[int, StreamContents] = {}
+
+    def likeness(stream: StreamContents, other: StreamContents) -> int:
+        return len(_set(stream) & _set(other)) + len(_texts(stream) & _texts(other))
+
+    pairs = [
+        (likeness(stream, other), stream, other)
+        for stream in wanted
+        for other in free
+        if stream.kind == other.kind
+    ]
+    # Most in common first; a stream of which nothing is left takes what stays over.
+    for shared, stream, other in sorted(pairs, key=lambda pair: -pair[0]):
+        taken = any(other is twin for twin in found.values())
+        if stream.index in found or taken:
+            continue
+        if shared or _may_become(stream, other):
+            found[stream.index] = other
+    return found
+
+
+def _set(stream: StreamContents) -> set[bytes]:
+    return {stream.digest(number) for number in range(stream.packets)}
+
+
+def _texts(stream: StreamContents) -> set[str]:
+    return {event.text for event in stream.events}
+
+
+def _may_become(stream: StreamContents, other: StreamContents) -> bool:
+    text = {stream.codec, other.codec} <= TEXT_SUBTITLES
+    if stream.kind == "attachment":
+        return stream.metadata["filename"] == other.metadata["filename"]
+    return text or stream.codec == other.codec
+
+
+type _Found = tuple[bool, str, dict[str, object]]
+
+
+def _compared(
+    source: Inventory,
+    stream: StreamContents,
+    output: Inventory,
+    twin: StreamContents,
+    clock: Clock,
+    part: Part,
+    reading: InputOptions,
+) -> _Found:
+    details: dict[str, object] = {
+        "packets_in": stream.packets,
+        "packets_out": twin.packets,
+        "codec_in": stream.codec,
+        "codec_out": twin.codec,
+    }
+    if stream.codec in TEXT_SUBTITLES:
+        return _texts_compared(stream, twin, clock, part, details)
+    if stream.kind in ("attachment", "cover"):
+        if stream.digests != twin.digests:
+            return False, "its bytes differ", details
+        if stream.kind == "attachment" and stream.metadata["filename"] != twin.metadata["filename"]:
+            return False, f"renamed to {twin.metadata['filename']!r}", details
+        return True, "copied, SHA-256 equal", details
+    first, last = _run(stream, twin, part)
+    before = stream.digests[32 * first : 32 * last]
+    how = "copied"
+    if before != twin.digests and (name := _FILTERS.get(stream.codec)) is not None:
+        through = filtered(source.path, stream.index, name, reading)
+        back = filtered(output.path, twin.index, name)
+        if through and through[32 * first : 32 * last] == twin.digests:
+            before, how = twin.digests, f"copied through {name}"
+        elif back and back == before:
+            before, how = twin.digests, f"copied, equal behind {name}"
+    if before != twin.digests:
+        return False, _first_difference(before, twin), details
+    late = _first_moved(stream, twin, clock, first)
+    if late is not None:
+        return False, late, details
+    count = twin.packets
+    text = f"{how}, {count} packet{'s' * (count != 1)}, SHA-256 and times equal"
+    if not part.whole:
+        text += _residue(stream, part, first, last)
+    return True, text, details
+
+
+def _range(stream: StreamContents, part: Part) -> tuple[int, int]:
+    """Which packets overlap the part."""
+    inside = [
+        number
+        for number, (pts, duration) in enumerate(zip(stream.pts, stream.durations, strict=True))
+        if pts == NO_PTS
+        or (
+            (part.first is None or (pts + duration) * stream.time_base > part.first)
+            and (part.last is None or pts * stream.time_base < part.last)
+        )
+    ]
+    return (inside[0], inside[-1] + 1) if inside else (0, 0)
+
+
+def _run(stream: StreamContents, twin: StreamContents, part: Part) -> tuple[int, int]:
+    """The packets that overlap the part, or one more or less at either end if the output
+    has those."""
+    first, last = _range(stream, part)
+    if part.whole or not twin.packets:
+        return first, last
+    for begin in (first, first + 1, first - 1):
+        end = begin + twin.packets
+        run = stream.digests[32 * max(0, begin) : 32 * end]
+        if abs(end - last) <= 1 and run == twin.digests:
+            return begin, end
+    return first, last
+
+
+def _residue(stream: StreamContents, part: Part, first: int, last: int) -> str:
+    if first == last:
+        return ""
+    tick = stream.time_base
+    early = (part.first or Fraction(0)) - stream.pts[first] * tick if part.first else Fraction(0)
+    end = (stream.pts[last - 1] + stream.durations[last - 1]) * tick
+    late = end - part.last if part.last is not None else Fraction(0)
+    return f", begins {float(early) * 1000:.1f} ms early and ends {float(late) * 1000:.1f} ms late"
+
+
+def _first_difference(before: bytearray, twin: StreamContents) -> str:
+    packets = len(before) // 32
+    number = next(
+        (
+            n
+            for n in range(min(packets, twin.packets))
+            if before[32 * n : 32 * n + 32] != twin.digest(n)
+        ),
+        min(packets, twin.packets),
+    )
+    if packets != twin.packets:
+        return f"{twin.packets} packets in place of {packets}, the first to differ is {number}"
+    different = sum(before[32 * n : 32 * n + 32] != twin.digest(n) for n in range(packets))
+    return f"{different} of {packets} packets differ, the first is {number}"
+
+
+def _first_moved(
+    stream: StreamContents, twin: StreamContents, clock: Clock, first: int
+) -> str | None:
+    """Where a copied packet is heard at another time, seen from the video."""
+    # Times are rounded where a container's clock is another one, or moves them all.
+    finer = (stream.time_base / twin.time_base).denominator == 1
+    exact = finer and not clock.may_move and clock.origin == 0
+    allowed = Fraction(0) if exact else max(stream.time_base, twin.time_base)
+    for number, pts in enumerate(twin.pts):
+        before = stream.pts[first + number]
+        if NO_PTS in (pts, before):
+            continue
+        wanted = before * stream.time_base - clock.origin + clock.moved
+        off = pts * twin.time_base - wanted
+        if abs(off) > allowed:
+            return f"packet {number} is {float(off) * 1000:+.3f} ms off its time"
+    return None
+
+
+def _texts_compared(
+    stream: StreamContents,
+    twin: StreamContents,
+    clock: Clock,
+    part: Part,
+    details: dict[str, object],
+) -> _Found:
+    """Text subtitles: what is read, and when. Empty packets only fill gaps."""
+    tick = stream.time_base
+    before = [
+        event
+        for event in stream.events
+        if (part.first is None or (event.pts + event.duration) * tick > part.first)
+        and (part.last is None or event.pts * tick < part.last)
+    ]
+    details.update(events_in=len(before), events_out=len(twin.events))
+    if len(before) != len(twin.events):
+        return False, f"{len(twin.events)} texts in place of {len(before)}", details
+    step = max(tick, twin.time_base)
+    for number, (event, other) in enumerate(zip(before, twin.events, strict=True)):
+        if " ".join(event.text.split()) != " ".join(other.text.split()):
+            return False, f"text {number} reads {other.text!r} in place of {event.text!r}", details
+        start = event.pts * tick - clock.origin + clock.moved
+        begin = other.pts * twin.time_base
+        end = begin + other.duration * twin.time_base
+        if part.first is not None:
+            start = max(start, clock.moved)
+            begin = max(begin, clock.moved)
+        off = begin - start
+        if abs(off) > step:
+            return False, f"text {number} is {float(off) * 1000:+.3f} ms off its time", details
+        late = end - (event.pts + event.duration) * tick + clock.origin - clock.moved
+        if abs(late) > 2 * step and event.duration and part.whole:
+            return False, f"text {number} ends {float(late) * 1000:+.3f} ms off its time", details
+    same = stream.codec == twin.codec
+    if same and stream.codec in ("ass", "ssa") and stream.extradata != twin.extradata:
+        return False, "its styles differ", details
+    if same and stream.digests == twin.digests:
+        return True, f"copied, {len(before)} texts, SHA-256 and times equal", details
+    how = "copied" if same else f"converted to {twin.codec}"
+    return True, f"{how}, {len(before)} texts and times equal", details
