@@ -223,7 +223,7 @@ class _Run:
             self.facts = self._started(target, picture, wide, high)
             self.progress.started(self.facts)
         try:
-            return enlarged(picture, self.upscaler, wide, high)
+            return _enlarged(picture, self.upscaler, wide, high)
         except EngineError as error:
             raise EngineError(f"{path}: {error}") from error
 
@@ -265,7 +265,7 @@ class _Run:
         ) from first
 
 
-def enlarged(picture: Picture, upscaler: Upscaler, width: int, height: int) -> Picture:
+def _enlarged(picture: Picture, upscaler: Upscaler, width: int, height: int) -> Picture:
     """The picture through the network, and resampled where that gives another size.
 
     Gray goes in as three equal channels, and their mean comes out. Alpha goes the same
@@ -306,7 +306,7 @@ def _larger_alpha(alpha: Tensor, upscaler: Upscaler, width: int, height: int) ->
 def _spread(rgb: Tensor, seen: Tensor) -> Tensor:
     """Fill what is not seen with means of what is, over 2x2, 4x4, 8x8, ... pixels.
 
-    The "push-pull" of Gortler et al., The Lumigraph (SIGGRAPH 1996), section 3.3.
+    The "push-pull" of Gortler et al., The Lumigraph (SIGGRAPH 1996).
 
     Args:
         rgb: (1, 3, H, W).

@@ -10,19 +10,27 @@ import numpy as np
 from hatvid.errors import OptionError
 from hatvid.video.color import UNSPECIFIED, ColorTags
 from hatvid.video.convert import PlaneLayout
+from hatvid.video.fates import StreamFate, described
 from hatvid.video.picture_names import numbered_name, picture_format
 from hatvid.video.pictures import AnyPacket
 from hatvid.video.png import encode_png
 from hatvid.video.source import FrameBatch, VideoSource
-from hatvid.video.streams import StreamFate, described
 
 __all__ = ["PictureSink", "picture_layout"]
 
 
 def picture_layout(layout: PlaneLayout) -> PlaneLayout:
-    """The layout of the pictures made of frames of another: RGB or gray, 8 bits or 16."""
-    name = "gray" if layout.family == "gray" else "gbrp"
-    found = PlaneLayout.of(name if layout.depth == 8 else f"{name}16le")
+    """The layout of the pictures made of frames of another: RGB or gray, with alpha where
+    they have it, 8 bits or 16."""
+    alpha = len(layout.plane_order) % 2 == 0
+    names = {
+        ("gray", False): ("gray", "gray16le"),
+        ("gray", True): ("ya8", "ya16le"),
+        ("rgb", False): ("gbrp", "gbrp16le"),
+        ("rgb", True): ("gbrap", "gbrap16le"),
+    }
+    family = "gray" if layout.family == "gray" else "rgb"
+    found = PlaneLayout.of(names[family, alpha][layout.depth > 8])
     assert found is not None
     return found
 
@@ -71,7 +79,7 @@ class PictureSink:
 
         Args:
             item: a batch; its planes are (N, H, W), of uint8 or of uint16 that use all
-                16 bits, gray alone or R, G, B, in full range.
+                16 bits, in full range: gray or R, G, B, then alpha if there is any.
 
         Raises:
             OutputError: a file cannot be written.

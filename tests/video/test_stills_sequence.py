@@ -186,6 +186,10 @@ def test_other_formats_than_png_are_refused(clip: Path, tmp_path: Path) -> None:
         ("gbrp12le", "gbrp16le"),
         ("gray", "gray"),
         ("gray12le", "gray16le"),
+        ("yuva420p", "gbrap"),
+        ("yuva444p10le", "gbrap16le"),
+        ("ya8", "ya8"),
+        ("ya16le", "ya16le"),
     ],
 )
 def test_layouts_of_pictures(pix_fmt: str, expected: str) -> None:
