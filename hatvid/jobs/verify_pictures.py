@@ -23,7 +23,7 @@ _CEILING = 60.0
 _DETAIL = 1.5
 _NEARER = 2.0
 _NOTICEABLE = 0.1
-_BRIGHTNESS = 8.0
+_DRIFT = 4.0
 _NEIGHBOURS = 4
 _SHOWN = 5
 
@@ -50,8 +50,8 @@ class _Judgement:
             self._fault(like.pts, f"shows the frame {abs(like.nearest)} {where}")
         elif like.flat:
             self._fault(like.pts, "is empty")
-        elif abs(like.brightness) > _BRIGHTNESS:
-            self._fault(like.pts, f"is {like.brightness:+.0f} codes brighter")
+        elif like.drift > _DRIFT:
+            self._fault(like.pts, f"is {like.drift:.0f} codes of 255 off in brightness")
 
     def conclude(self) -> None:
         told = {pts for pts, _ in self.faults}

@@ -28,6 +28,8 @@ __all__ = ["Likeness", "Presented", "decoded", "likenesses", "present"]
 _REACH = 2
 """How many frames before and after its own an output frame is compared with."""
 
+_BLOCK = 8
+
 _GRAY = PlaneLayout(pix_fmt="gray16le", family="gray", depth=16, plane_order=(0,))
 
 
@@ -147,7 +149,7 @@ class Likeness:
         error: mean squared.
         busy: mean square of what is finer than two pixels in the source: an upper bound
             of the error of a picture that lost all its detail.
-        brightness: mean of the output less that of the source.
+        drift: root mean square of what blocks of 8x8 pixels differ by on average.
         nearest: how many frames after its own the nearest of the neighbouring source
             frames lies.
         nearest_error: mean squared, to that one.
@@ -159,7 +161,7 @@ class Likeness:
     psnr: float = math.inf
     error: float = 0.0
     busy: float = 0.0
-    brightness: float = 0.0
+    drift: float = 0.0
     nearest: int = 0
     nearest_error: float = math.inf
     flat: bool = False
@@ -270,29 +272,34 @@ def _reduced(luma: Tensor, reference: Tensor) -> Tensor:
 def _compared(
     pts: int, number: int, luma: Tensor, near: Mapping[int, Tensor], *, fields: bool
 ) -> Likeness:
-    errors = {n: _error(luma, other, fields=fields) for n, other in near.items()}
+    errors = {n: _error(*_lines(luma, other, fields)) for n, other in near.items()}
     own = errors.pop(number)
     nearest = min(errors, key=lambda n: errors[n], default=number)
-    source = near[number]
-    coarse, coarse_out = _coarse(source, 8), _coarse(luma, 8)
+    mine, source = _lines(luma, near[number], fields)
+    coarse, coarse_out = _coarse(source, _BLOCK), _coarse(mine, _BLOCK)
     return Likeness(
         pts=pts,
         number=number,
         psnr=10 * math.log10(255**2 / own) if own > 0 else math.inf,
         error=own,
-        busy=float((source - _smoothed(source)).square().mean()),
-        brightness=float(luma.mean() - source.mean()),
+        busy=_error(source, _smoothed(source)),
+        drift=math.sqrt(_error(coarse, coarse_out)),
         nearest=nearest - number,
         nearest_error=errors.get(nearest, math.inf),
         flat=_spread(coarse) > 0.5 and _spread(coarse_out) < 0.1 * _spread(coarse),
     )
 
 
-def _error(luma: Tensor, other: Tensor, *, fields: bool) -> float:
-    squares = (luma - other).square()
+def _lines(luma: Tensor, other: Tensor, fields: bool) -> tuple[Tensor, Tensor]:
+    """Both pictures; of fields, those lines that agree better."""
     if not fields:
-        return float(squares.mean())
-    return min(float(squares[0::2].mean()), float(squares[1::2].mean()))
+        return luma, other
+    parts = [(luma[first::2], other[first::2]) for first in (0, 1)]
+    return min(parts, key=lambda part: _error(*part))
+
+
+def _error(luma: Tensor, other: Tensor) -> float:
+    return float((luma - other).square().mean())
 
 
 def _smoothed(luma: Tensor) -> Tensor:

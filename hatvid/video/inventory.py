@@ -17,7 +17,7 @@ from typing import Literal
 
 import av
 from av.bitstream import BitStreamFilterContext
-from av.stream import AttachmentStream, Discard, Disposition, Stream
+from av.stream import AttachmentStream, DataStream, Discard, Disposition, Stream
 
 from hatvid.errors import InputError
 from hatvid.options import InputOptions
@@ -202,13 +202,16 @@ def _packets(container: av.container.InputContainer) -> Iterator[av.Packet[Strea
 def _first_video(container: av.container.InputContainer, path: Path) -> int:
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
+            if not _codec(stream):
+                raise InputError(f"{path}: no decoder for its video here; is the file whole?")
             return stream.index
     raise InputError(f"{path} holds no video; name a file with a video stream")
 
 
 def _codec(stream: Stream) -> str:
-    context = stream.codec_context
-    return context.codec.canonical_name if context is not None else stream.name or ""
+    if stream.codec_context is not None:
+        return stream.codec_context.codec.canonical_name
+    return (stream.name or "") if isinstance(stream, DataStream) else ""
 
 
 def _described(stream: Stream) -> StreamContents:
