@@ -150,7 +150,7 @@ class _Pair:
             reading=self.reading,
         )
         yield from _some(check_chapters(self.source, self.target, clock, part))
-        yield from _some(check_metadata(self.source, self.target))
+        yield from _some(check_metadata(self.source, self.target, part))
 
     def _read_input(self) -> Declared:
         self.source = take_stock(self.paths[0], reading=self.reading, wanted=self.options.map)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from fractions import Fraction
+from itertools import pairwise
 
 from hatvid.jobs.checks import Check
 from hatvid.jobs.verify_frames import Clock
@@ -11,6 +13,7 @@ from hatvid.options import InputOptions, StreamOptions
 from hatvid.video.inventory import (
     NO_PTS,
     TEXT_SUBTITLES,
+    Event,
     Inventory,
     StreamContents,
     filtered,
@@ -20,7 +23,12 @@ from hatvid.video.inventory import (
 __all__ = ["check_streams"]
 
 # Bitstream filters that a container may ask for, by codec.
-_FILTERS = {"aac": "aac_adtstoasc", "h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}
+_FILTERS = {
+    "aac": "aac_adtstoasc",
+    "h264": "h264_mp4toannexb",
+    "hevc": "hevc_mp4toannexb",
+    "vvc": "vvc_mp4toannexb",
+}
 
 
 def _asked(source: Inventory, stream: StreamContents, options: StreamOptions) -> bool:
@@ -37,7 +45,7 @@ def check_streams(
     options: StreamOptions,
     reading: InputOptions,
 ) -> list[Check]:
-    """One check for each stream of the input but the upscaled one."""
+    """One check for each stream of the input; of the upscaled one its labels only."""
     wanted = [
         stream
         for stream in source.streams
@@ -46,7 +54,12 @@ def check_streams(
     twins = _twins(wanted, output)
     checks = []
     for stream in source.streams:
-        if stream.index == source.video or stream.kind in ("chapters", "timecode"):
+        if stream.kind in ("chapters", "timecode"):
+            continue
+        if stream.index == source.video:
+            losses = labels_lost(stream, output.stream(output.video), output)
+            text = "; ".join([f"video {stream.codec}: upscaled", *losses])
+            checks.append(Check(name=f"stream {stream.index}", ok=not losses, text=text))
             continue
         name, title = f"stream {stream.index}", f"{stream.kind} {stream.codec}".strip()
         if stream not in wanted:
@@ -243,28 +256,55 @@ def _texts_compared(
         and (part.last is None or event.pts * tick < part.last)
     ]
     details.update(events_in=len(before), events_out=len(twin.events))
-    if len(before) != len(twin.events):
-        return False, f"{len(twin.events)} texts in place of {len(before)}", details
+    same = stream.codec == twin.codec
+    mine, its = _spans(before, tick), _spans(twin.events, twin.time_base)
+    if not same:
+        # MP4 shows one text at a time: lines that overlap are put together.
+        mine, its = _on_screen(mine), _on_screen(its)
+    if len(mine) != len(its):
+        return False, f"{len(its)} texts in place of {len(mine)}", details
     step = max(tick, twin.time_base)
-    for number, (event, other) in enumerate(zip(before, twin.events, strict=True)):
-        if " ".join(event.text.split()) != " ".join(other.text.split()):
-            return False, f"text {number} reads {other.text!r} in place of {event.text!r}", details
-        start = event.pts * tick - clock.origin + clock.moved
-        begin = other.pts * twin.time_base
-        end = begin + other.duration * twin.time_base
-        if part.first is not None:
-            start = max(start, clock.moved)
-            begin = max(begin, clock.moved)
-        off = begin - start
+    for number, ((start, end, text), (begin, stop, other)) in enumerate(
+        zip(mine, its, strict=True)
+    ):
+        if text != other:
+            return False, f"text {number} reads {other!r} in place of {text!r}", details
+        wanted = start - clock.origin + clock.moved
+        off = begin - wanted
+        if part.first is not None:  # a text that is on at the cut
+            off = max(begin, clock.moved) - max(wanted, clock.moved)
         if abs(off) > step:
             return False, f"text {number} is {float(off) * 1000:+.3f} ms off its time", details
-        late = end - (event.pts + event.duration) * tick + clock.origin - clock.moved
-        if abs(late) > 2 * step and event.duration and part.whole:
+        late = stop - end + clock.origin - clock.moved
+        if abs(late) > 2 * step and end > start and part.whole:
             return False, f"text {number} ends {float(late) * 1000:+.3f} ms off its time", details
-    same = stream.codec == twin.codec
     if same and stream.codec in ("ass", "ssa") and stream.extradata != twin.extradata:
         return False, "its styles differ", details
     if same and stream.digests == twin.digests:
         return True, f"copied, {len(before)} texts, SHA-256 and times equal", details
     how = "copied" if same else f"converted to {twin.codec}"
     return True, f"{how}, {len(before)} texts and times equal", details
+
+
+type _Span = tuple[Fraction, Fraction, str]
+
+
+def _spans(events: Iterable[Event], tick: Fraction) -> list[_Span]:
+    """Begin, end and text, in seconds and single spaces."""
+    return [
+        (event.pts * tick, (event.pts + event.duration) * tick, " ".join(event.text.split()))
+        for event in events
+    ]
+
+
+def _on_screen(spans: list[_Span]) -> list[_Span]:
+    """All that is read at each moment, as spans that do not overlap."""
+    shown: list[_Span] = []
+    moments = sorted({at for start, end, _ in spans for at in (start, end)})
+    for begin, end in pairwise(moments):
+        text = " ".join(text for start, stop, text in spans if start <= begin and stop >= end)
+        if text and shown and shown[-1][1:] == (begin, text):
+            shown[-1] = (shown[-1][0], end, text)
+        elif text:
+            shown.append((begin, end, text))
+    return shown

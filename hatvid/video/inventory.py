@@ -17,6 +17,7 @@ from typing import Literal
 
 import av
 from av.bitstream import BitStreamFilterContext
+from av.codec.context import CodecContext
 from av.stream import AttachmentStream, DataStream, Discard, Disposition, Stream
 
 from hatvid.errors import InputError
@@ -209,9 +210,10 @@ def _first_video(container: av.container.InputContainer, path: Path) -> int:
 
 
 def _codec(stream: Stream) -> str:
-    if stream.codec_context is not None:
-        return stream.codec_context.codec.canonical_name
-    return (stream.name or "") if isinstance(stream, DataStream) else ""
+    if isinstance(stream, DataStream):
+        return stream.name or ""
+    context: CodecContext | None = stream.codec_context  # None where there is no decoder
+    return context.codec.canonical_name if context is not None else ""
 
 
 def _described(stream: Stream) -> StreamContents:
@@ -303,6 +305,7 @@ _HELD = {
     },
 }
 _TEXT_HELD = ("matroska", "webm", "mp4", "mov")
+_COVERS_HELD = ("matroska", "mp4", "mov")
 
 
 def holds(muxer: str, path: Path, stream: StreamContents, reading: InputOptions | None) -> bool:
@@ -316,6 +319,8 @@ def holds(muxer: str, path: Path, stream: StreamContents, reading: InputOptions 
         return False  # made anew from the chapters and the tags
     if stream.codec in TEXT_SUBTITLES:
         return muxer in _TEXT_HELD
+    if stream.kind == "cover" and muxer not in _COVERS_HELD:
+        return False
     if muxer in _HELD:
         return stream.codec in _HELD[muxer]
     try:

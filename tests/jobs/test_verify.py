@@ -115,6 +115,7 @@ def write(
         context.sample_aspect_ratio = aspect
         for name, value in tags.items():
             setattr(context, name, value)
+        video.disposition = av.stream.Disposition.default
         if beside is not None:
             source = av.open(str(beside))
             twins = {}
@@ -196,7 +197,7 @@ def test_a_right_pair_holds_in_every_check(
     assert found.ok, texts(found)
     assert [check.name for check in found.checks] == [
         *("frames", "times", "durations", "pictures", "size", "colours", "shape"),
-        *("stream 1", "stream 2", "stream 3", "stream 4", "chapters", "metadata"),
+        *("stream 0", "stream 1", "stream 2", "stream 3", "stream 4", "chapters", "metadata"),
     ]
     assert "24 in, 24 out" in texts(found)
     assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["ok"] is True
@@ -650,3 +651,45 @@ def test_damaged_outputs_fail_in_one_line_each(film: Path, spoilt: Iterator[Path
         assert all(len(check.text.splitlines()) == 1 for check in found.checks)
         assert json.dumps(found.as_dict(), allow_nan=False)
         verify(path, film)
+
+
+OVERLAPPING = """1
+00:00:00,100 --> 00:00:00,600
+First
+
+2
+00:00:00,300 --> 00:00:00,900
+Second
+"""
+IN_TURN = """1
+00:00:00,100 --> 00:00:00,300
+First
+
+2
+00:00:00,300 --> 00:00:00,600
+First
+Second
+
+3
+00:00:00,600 --> 00:00:00,900
+Second
+"""
+
+
+def test_texts_that_overlap_may_be_shown_together(tmp_path: Path) -> None:
+    """A text track of MP4 shows one after the other."""
+    shown = pictures()
+    source = write(tmp_path / "video.mkv", shown)
+    (tmp_path / "in.srt").write_text(OVERLAPPING)
+    (tmp_path / "out.srt").write_text(IN_TURN)
+    (tmp_path / "lost.srt").write_text(IN_TURN.replace("First\nSecond", "Second"))
+    film = tmp_path / "film.mkv"
+    ffmpeg("-i", source, "-i", tmp_path / "in.srt", "-c", "copy", film)
+    video = write(tmp_path / "video.mp4", enlarged(shown))
+    for name in ("out", "lost"):
+        ffmpeg("-i", video, "-i", tmp_path / f"{name}.srt", "-c:v", "copy", "-c:s", "mov_text",
+               "-video_track_timescale", "90000", tmp_path / f"{name}.mp4")  # fmt: skip
+    found = verify(film, tmp_path / "out.mp4")
+    assert found.ok, texts(found)
+    found = verify(film, tmp_path / "lost.mp4")
+    assert failed(found) == ["stream 1"], texts(found)
