@@ -35,6 +35,10 @@ _STYLE = 2
 _PLAIN = b"0,0,Default,,0,0,0,,"
 _BREAK = rb"\N"
 
+_LONGEST = 65535
+"""Bytes of one packet: no more fit in a sample of MP4 (3GPP TS 26.245, 5.17), and
+FFmpeg's time to read a line grows with the square of its length."""
+
 
 class OneAtATime:
     """Lines that overlap become spans in which one text, of all lines together, is shown.
@@ -109,7 +113,7 @@ class ConvertedSubtitles:
         self.stream: Stream = output.add_stream(codec)
         self.stream.time_base = source.time_base
         self._encoder = cast(SubtitleCodecContext, self.stream.codec_context)
-        self._encoder.subtitle_header = self._decoder.subtitle_header
+        self._encoder.subtitle_header = self._decoder.subtitle_header or _default_header()
         self._one = OneAtATime() if codec == "mov_text" else None
         self._time_base = source.time_base
         self.lost = 0
@@ -117,7 +121,7 @@ class ConvertedSubtitles:
 
     def packets(self, packet: AnyPacket) -> list[AnyPacket]:
         """The packets of the output that are settled after this one of the input."""
-        if packet.pts is None:
+        if packet.pts is None or packet.size > _LONGEST:
             self.lost += 1
             return []
         try:
@@ -157,3 +161,10 @@ class ConvertedSubtitles:
         packet.duration = end - start
         packet.is_keyframe = True
         return packet
+
+
+def _default_header() -> bytes | None:
+    """FFmpeg's own header of ASS, for a stream that has lost its: encoders want one."""
+    plain = av.CodecContext.create("subrip", "r")
+    plain.open()
+    return plain.subtitle_header

@@ -69,9 +69,11 @@ def stream_tags(stream: Stream, muxer: str, *, changed: bool, cut: bool = False)
 
 
 def container_options(source: InputContainer, muxer: str, *, cover: bool) -> dict[str, str]:
-    """What :func:`av.open` must be told so that the file's tags are kept.
+    """What :func:`av.open` must be told so that the file's tags and all times are kept.
 
     MP4 has a fixed list of tags, or any but then no cover picture; QuickTime likewise.
+    Matroska's muxer would move a file in which one packet begins before zero, as sound
+    that an encoder primed does, and leave its chapters behind.
 
     Args:
         source: whose tags are to be kept.
@@ -80,6 +82,10 @@ def container_options(source: InputContainer, muxer: str, *, cover: bool) -> dic
     """
     if muxer in MOV_FAMILY and not cover and _not_held(file_tags(source), muxer):
         return {"movflags": "use_metadata_tags"}
+    # It counts a block from its cluster's time, which is not negative, in 16 bits of ms.
+    near = (source.start_time or 0) > -30 * av.time_base
+    if muxer in ("matroska", "webm") and near:
+        return {"avoid_negative_ts": "disabled"}
     return {}
 
 

@@ -12,7 +12,6 @@ from av.stream import AttachmentStream, Stream
 
 from hatvid.video.fates import StreamFate
 from hatvid.video.subtitles import TEXT_CODECS
-from hatvid.video.tags import MOV_FAMILY
 from hatvid.video.twins import COVERS, Twin, add_twin, is_cover
 
 __all__ = ["added", "refusal", "refused"]
@@ -29,6 +28,14 @@ _HELD: dict[str, dict[str, frozenset[str]]] = {
     },
 }
 
+# Headers tell nothing of data: muxers take what they then forget the name of, or break on.
+# In MP4, bin_data is the telemetry of cameras ("gpmd").
+_DATA = {
+    "mov": frozenset({"bin_data"}),
+    "mp4": frozenset({"bin_data"}),
+    "mpegts": frozenset({"klv", "timed_id3"}),
+}
+
 
 def refused(stream: Stream, fate: StreamFate, muxer: str, pictures: dict[int, bytes]) -> bool:
     """Whether a muxer does not hold a stream in this way.
@@ -43,8 +50,8 @@ def refused(stream: Stream, fate: StreamFate, muxer: str, pictures: dict[int, by
         return muxer != "matroska"
     if is_cover(stream):
         return fate.codec not in COVERS.get(muxer, ())
-    if stream.type == "data" and not fate.codec and muxer not in MOV_FAMILY:
-        return True  # what it is would be forgotten
+    if stream.type == "data" and fate.codec not in _DATA.get(muxer, ()):
+        return True
     held = _HELD.get(muxer)
     if held is not None and fate.codec not in held.get(stream.type, ()):
         return True
