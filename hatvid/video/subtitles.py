@@ -117,7 +117,7 @@ class ConvertedSubtitles:
         self._one = OneAtATime() if codec == "mov_text" else None
         self._time_base = source.time_base
         self.lost = 0
-        """How many packets could not be read as text."""
+        """How many packets could not be read, or written, as text."""
 
     def packets(self, packet: AnyPacket) -> list[AnyPacket]:
         """The packets of the output that are settled after this one of the input."""
@@ -126,21 +126,20 @@ class ConvertedSubtitles:
             return []
         try:
             text = self._text(packet)
-            if not text:
-                return []  # MP4 fills the time between lines with empty ones
-            start, end = packet.pts, packet.pts + (packet.duration or math.inf)
-            self._time_base = packet.time_base
-            if self._one is None:
-                end = start if math.isinf(end) else end
-                return [self._encoded(start, int(end), text)]
-            return [self._encoded(*span) for span in self._one.add(start, end, text)]
         except (av.error.FFmpegError, ValueError):
             self.lost += 1
             return []
+        if not text:
+            return []  # MP4 fills the time between lines with empty ones
+        self._time_base = packet.time_base
+        start, duration = packet.pts, packet.duration or 0
+        if self._one is None:
+            return self._encoded([(start, start + duration, text)])
+        return self._encoded(self._one.add(start, start + (duration or math.inf), text))
 
     def finish(self) -> list[AnyPacket]:
         """The packets that are left at the end."""
-        return [] if self._one is None else [self._encoded(*span) for span in self._one.finish()]
+        return [] if self._one is None else self._encoded(self._one.finish())
 
     def _text(self, packet: AnyPacket) -> bytes:
         """All lines of a packet in ASS's notation: each its style, then its text."""
@@ -151,16 +150,26 @@ class ConvertedSubtitles:
                 texts.append(rb"{\r%b}%b" % (fields[_STYLE], fields[_FIELDS]))
         return _BREAK.join(texts)
 
-    def _encoded(self, start: int, end: int, text: bytes) -> AnyPacket:
-        # Encoders of text write no times: only the packet has them.
-        written = SubtitleSet.create(text=_PLAIN + text, start=0, end=1, pts=0)
-        packet = self._encoder.encode_subtitle(written)
-        packet.stream = self.stream
-        packet.time_base = self._time_base
-        packet.pts = packet.dts = start
-        packet.duration = end - start
-        packet.is_keyframe = True
-        return packet
+    def _encoded(self, spans: list[tuple[int, int, bytes]]) -> list[AnyPacket]:
+        packets: list[AnyPacket] = []
+        for start, end, text in spans:
+            if len(text) > _LONGEST:
+                self.lost += 1
+                continue
+            # Encoders of text write no times: only the packet has them.
+            written = SubtitleSet.create(text=_PLAIN + text, start=0, end=1, pts=0)
+            try:
+                packet = self._encoder.encode_subtitle(written)
+            except (av.error.FFmpegError, ValueError):
+                self.lost += 1
+                continue
+            packet.stream = self.stream
+            packet.time_base = self._time_base
+            packet.pts = packet.dts = start
+            packet.duration = end - start
+            packet.is_keyframe = True
+            packets.append(packet)
+        return packets
 
 
 def _default_header() -> bytes | None:

@@ -100,3 +100,19 @@ def test_broken_lines_raise_nothing(line: bytes) -> None:
         made, lost = _converted([line, b"1,0,Default,,0,0,0,,y"], target)
         assert made[-1][0] == 1000
         assert lost + len(made) in (1, 2)
+
+
+def test_long_lines_at_once_are_lost_only_where_they_do_not_fit_together() -> None:
+    """Two lines of 40 kB each: one at a time, together, one at a time."""
+    spans = [(0, 900, b"a" * 40_000), (500, 600, b"b" * 40_000)]
+    with av.open(io.BytesIO(), "w", format="mp4") as output:
+        source, _ = _source([b""])
+        twin = ConvertedSubtitles(source.streams[0], output, "mov_text")
+        made = []
+        for start, end, text in spans:
+            packet: Any = av.Packet(b"0,0,Default,,0,0,0,," + text)
+            packet.pts, packet.duration, packet.time_base = start, end - start, Fraction(1, 1000)
+            made += twin.packets(packet)
+        made += twin.finish()
+    assert [(p.pts, p.duration) for p in made] == [(0, 500), (600, 300)]
+    assert twin.lost == 1
