@@ -258,7 +258,9 @@ def check_durations(
         return None
     video = output.stream(output.video)
     lengths = dict(zip(video.pts, video.durations, strict=True))
-    step = max(line.tick, video.time_base)
+    # Matroska often tells one duration for all frames, which FFmpeg cuts to its clock.
+    rough = pairing.clock.coarse or source.container.startswith("matroska")
+    allowed = max(line.tick, video.time_base) if rough else Fraction(0)
     # MP4 tells how long a sample is decoded, which only without reordering, and at the
     # very end, is how long its frame is shown. Only Matroska tells it of every frame.
     every = output.container.startswith("matroska") and not _reordered(source)
@@ -271,7 +273,7 @@ def check_durations(
         if not before or not after:
             continue
         compared += 1
-        if abs(before - after) > (step if pairing.clock.coarse else 0):
+        if abs(before - after) > allowed:
             wrong.append((position, before, after))
     if not compared:
         return None

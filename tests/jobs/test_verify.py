@@ -678,7 +678,7 @@ Second
 
 def test_texts_that_overlap_may_be_shown_together(tmp_path: Path) -> None:
     """A text track of MP4 shows one after the other."""
-    shown = pictures()
+    shown = pictures(stamps=[3780 * number for number in range(FRAMES)])  # whole ms
     source = write(tmp_path / "video.mkv", shown)
     (tmp_path / "in.srt").write_text(OVERLAPPING)
     (tmp_path / "out.srt").write_text(IN_TURN)
