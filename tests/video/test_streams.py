@@ -6,6 +6,7 @@ The video is copied here: what is tested is everything else.
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -530,6 +531,25 @@ def test_text_to_webm_is_webvtt(folder: Path, ffmpeg: Any, ffprobe: Probe) -> No
     assert lines(ffmpeg, done, "s:0") == lines(ffmpeg, vp8, "s:0")
 
 
+def test_nut_which_keeps_no_end_of_a_line_gets_no_text(folder: Path) -> None:
+    plan = planned(folder / "film.mkv", "nut", "0", "s")
+    assert plan.order == (0,)
+    assert described(plan.fates) == [
+        "stream 3 (subtitle ass) is dropped: nut cannot hold ass; .mkv can",
+        "stream 4 (subtitle subrip) is dropped: nut cannot hold subrip; .mkv can",
+    ]
+
+
+def test_a_cover_is_given_once_with_or_without_its_packet(folder: Path) -> None:
+    picture = (folder / "cover.jpg").read_bytes()
+    for passing in (True, False):
+        with av.open(str(folder / "film.mkv")) as source, av.open(io.BytesIO(), "w", "mp4") as out:
+            plan = plan_streams(source, source.streams.video[0], StreamOptions(), "mp4", cut=False)
+            cover = open_streams(plan, source, out, lambda: None)[6]
+            given = cover.packets(next(source.demux(source.streams[6]))) if passing else []
+            assert [bytes(packet) for packet in given + cover.finish()] == [picture]
+
+
 # Packets that muxers repack
 
 
@@ -564,9 +584,9 @@ def test_repacked_streams_are_equal_after_the_named_filter_and_decode_alike(
     assert pictures(done.path) == pictures(folder / first)
 
 
-def test_aac_with_its_parameters_is_named_without_filter(folder: Path) -> None:
-    assert planned(folder / "film.mkv", "mp4").fates[1].filter == ""
-    assert planned(folder / "two.ts", "mpegts").fates[2].filter == ""
+@pytest.mark.parametrize(("name", "muxer"), [("two.mp4", "matroska"), ("two.ts", "mpegts")])
+def test_what_is_packed_alike_needs_no_filter(name: str, muxer: str, folder: Path) -> None:
+    assert [f.filter for f in planned(folder / name, muxer).fates] == ["", "", ""]
 
 
 # Timecode and parts
