@@ -277,13 +277,15 @@ def _labels(
     wrong, shown = [], []
     for key in keys:
         old, new = before.names[key], after.names[key]
-        if old == new:
+        if old == new and (key != "sample aspect ratio" or _same_shape(before, after)):
             if new is not None:
                 shown.append(f"{key} {new}")
             continue
         filled = old is None
         # Frames that went through the network are whole pictures.
         filled |= key == "field order" and new in (None, "progressive")
+        # A size of another aspect keeps the shape on the screen by its pixels' shape.
+        filled |= key == "sample aspect ratio" and _same_shape(before, after)
         change = f"{key} {old or 'unspecified'} -> {new or 'unspecified'}"
         shown.append(change)
         if not filled:
@@ -291,3 +293,10 @@ def _labels(
     details = {key: [before.names[key], after.names[key]] for key in keys}
     text = few(wrong or shown or ["nothing is said"], 8)
     return Check(name=name, ok=not wrong, text=text, details=details)
+
+
+def _same_shape(before: Declared, after: Declared) -> bool:
+    """Whether both are shown in one shape, but for a column or row that was added."""
+    shapes = [file.aspect * Fraction(file.width, file.height) for file in (before, after)]
+    spare = Fraction(1, min(after.width, after.height)) + Fraction(1, 200)
+    return abs(shapes[1] / shapes[0] - 1) <= spare

@@ -18,8 +18,9 @@ from hatvid.options import ColorOptions, InputOptions
 from hatvid.video.color import ColorTags
 from hatvid.video.compare import decoded
 from hatvid.video.inventory import open_file
+from hatvid.video.pictures import positive
 
-__all__ = ["Declared", "declared"]
+__all__ = ["Declared", "declared", "frame_tags"]
 
 # FFmpeg's AVFieldOrder.
 _FIELD_ORDERS = {
@@ -39,12 +40,14 @@ class Declared:
         tags: of colour.
         width: of a frame, in pixels.
         height: of a frame, in pixels.
+        aspect: sample aspect ratio, 1 where the file says nothing.
         names: each property as text; None where the file says nothing.
     """
 
     tags: ColorTags
     width: int
     height: int
+    aspect: Fraction
     names: Mapping[str, str | None]
 
 
@@ -58,14 +61,14 @@ def declared(path: Path, stream: int, reading: InputOptions | None = None) -> De
         frame = next(frames, None)
         if frame is None:
             raise InputError(f"{path}: no frame can be decoded; is the file whole?")
-        tags = _tags(frame, reading.colors if reading is not None else ColorOptions())
+        tags = frame_tags(frame, reading.colors if reading is not None else ColorOptions())
         sides = {kind: bytes(frame.side_data[kind]) for kind in frame.side_data}
         size = frame.width, frame.height
     with open_file(path, reading) as container:
         video = container.streams[stream]
         assert isinstance(video, av.VideoStream)
         coded = video.codec_context.coded_side_data
-        aspect = video.sample_aspect_ratio
+        aspect = positive(video.sample_aspect_ratio) or Fraction(1)
         order = _FIELD_ORDERS.get(int(video.codec_context.field_order))
         mastering = coded.get("mastering_display_metadata") or sides.get(
             Type.MASTERING_DISPLAY_METADATA
@@ -78,7 +81,8 @@ def declared(path: Path, stream: int, reading: InputOptions | None = None) -> De
         "primaries": _known(PRIMARIES, tags.primaries, 2),
         "transfer": _known(TRANSFERS, tags.transfer, 2),
         "chroma location": _known(CHROMA_LOCATIONS, tags.chroma_location, 0),
-        "sample aspect ratio": _aspect(aspect),
+        # Square is what a player takes where nothing is said.
+        "sample aspect ratio": None if aspect == 1 else f"{aspect.numerator}:{aspect.denominator}",
         "display matrix": _display_matrix(matrix),
         "field order": order,
         "mastering display": _mastering(mastering),
@@ -86,10 +90,11 @@ def declared(path: Path, stream: int, reading: InputOptions | None = None) -> De
         if light
         else None,
     }
-    return Declared(tags=tags, width=size[0], height=size[1], names=names)
+    return Declared(tags=tags, width=size[0], height=size[1], aspect=aspect, names=names)
 
 
-def _tags(frame: av.VideoFrame, given: ColorOptions) -> ColorTags:
+def frame_tags(frame: av.VideoFrame, given: ColorOptions) -> ColorTags:
+    """The colours that a frame is tagged with, or ``given`` in their place."""
     extent = {1: False, 2: True}.get(int(frame.color_range))
     if extent is None and frame.format.name.startswith("yuvj"):
         extent = True
@@ -109,15 +114,6 @@ def _known(table: dict[str, int], code: int, unspecified: int) -> str | None:
     if code == unspecified or (table is not MATRICES and code in (0, 3) and unspecified == 2):
         return None
     return name_of(table, code)
-
-
-def _aspect(ratio: object) -> str | None:
-    numerator, denominator = ratio.numerator, ratio.denominator  # type: ignore[attr-defined]
-    if not ratio or numerator <= 0 or denominator <= 0:
-        return None
-    aspect = Fraction(numerator, denominator)
-    # Square is what a player takes where nothing is said.
-    return None if aspect == 1 else f"{aspect.numerator}:{aspect.denominator}"
 
 
 def _display_matrix(data: bytes | None) -> str | None:
