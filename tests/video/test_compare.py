@@ -30,7 +30,8 @@ def write(path: Path, pictures: list[NDArray[Any]], pix_fmt: str = "gray") -> Pa
             height = height * 2 // 3
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, pix_fmt)
+            given = "rgb24" if pix_fmt == "bgr0" else pix_fmt
+            frame = av.VideoFrame.from_ndarray(picture, given).reformat(format=pix_fmt)
             frame.pts, frame.time_base = number, Fraction(1, 25)
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
@@ -95,7 +96,7 @@ def test_rgb_is_compared_by_the_luma_of_the_other(tmp_path: Path) -> None:
     planes[: HEIGHT * 2] = (
         (16 + luma * 219 / 255).round().astype(np.uint8).repeat(2, 0).repeat(2, 1)
     )
-    source = write(tmp_path / "in.mkv", [rgb], "gbrp")
+    source = write(tmp_path / "in.mkv", [rgb], "bgr0")
     output = write(tmp_path / "out.mkv", [planes], "yuv420p")
     (like,) = measured(source, output, (ColorTags(matrix=0), LIMITED))
     assert like.psnr > 55
