@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 import math
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -41,6 +43,10 @@ class Pictures:
     rightly give no frame (a second field, a leading picture of an open GOP), so gaps
     are filled from an error until the next key frame's picture only.
 
+    A stream without any pts (H.264 in AVI) is shown in the order of decoding times: frames
+    come out of the decoder in order of presentation, and the sorted dts of their packets are
+    their times, exactly.
+
     Args:
         path: for messages.
         stream: its codec context decodes.
@@ -60,26 +66,66 @@ class Pictures:
         self._last: av.VideoFrame | None = None
         self._last_time: FrameTime | None = None
         self._flushed = False
+        self._open: tuple[av.VideoFrame, FrameTime] | None = None  # without a duration yet
+        self._step = 0
+        self._timed = False  # a pts was seen
+        self._waiting: deque[av.VideoFrame] = deque()  # frames known by dts alone, and these
+        self._stamps: list[int] = []
+        # A frame then says which packet it is of.
+        stream.codec_context.copy_opaque = True
 
     def feed(self, packet: AnyPacket) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
-        if packet.size == 0:
-            yield from self.finish()
-            return
-        self._keyed = self._keyed or packet.is_keyframe
-        if self._keyed and packet.pts is not None and not packet.is_discard:
-            self._promised[packet.pts] = packet.duration or 0
-            if packet.is_keyframe and self._broken and self._resync is None:
-                self._resync = packet.pts
-        try:
-            frames = self._stream.codec_context.decode(packet)
-        except (av.error.FFmpegError, ValueError) as error:
-            self._fail(packet.pts, error)
-            return
-        for frame in frames:
-            yield from self._present(frame)
+        """Decode one packet that holds data.
+
+        Raises:
+            DecodeError: strict, and something is broken.
+        """
+        for frame, time in self._fed(packet):
+            yield from self._lasting(frame, time)
 
     def finish(self) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
         """Drain the decoder: delayed frames come only after a null packet."""
+        for frame, time in self._drained():
+            yield from self._lasting(frame, time)
+        if self._open is not None:
+            frame, time = self._open
+            self._open = None
+            yield frame, replace(time, duration=self._step)
+
+    def _lasting(
+        self, frame: av.VideoFrame, time: FrameTime
+    ) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
+        """A frame whose duration the file does not tell lasts until the next one, and the
+        last as long as the one before it."""
+        if self._open is not None:
+            before, at = self._open
+            self._step = time.pts - at.pts
+            self._open = None
+            yield before, replace(at, duration=self._step)
+        if time.duration:
+            yield frame, time
+        else:
+            self._open = (frame, time)
+
+    def _fed(self, packet: AnyPacket) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
+        self._timed = self._timed or packet.pts is not None
+        # Among packets with pts, one without is the second half of a frame.
+        stamp = packet.pts if self._timed else packet.dts
+        packet.opaque = stamp
+        self._keyed = self._keyed or packet.is_keyframe
+        if self._keyed and stamp is not None and not packet.is_discard:
+            self._promised[stamp] = packet.duration or 0
+            if packet.is_keyframe and self._broken and self._resync is None:
+                self._resync = stamp
+        try:
+            frames = self._stream.codec_context.decode(packet)
+        except (av.error.FFmpegError, ValueError) as error:
+            self._fail(stamp, error)
+            return
+        for frame in frames:
+            yield from self._ordered(frame)
+
+    def _drained(self) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
         if self._flushed:
             return
         self._flushed = True
@@ -92,9 +138,10 @@ class Pictures:
                 self._fail(None, error)
                 continue
             for frame in frames:
-                yield from self._present(frame)
+                yield from self._ordered(frame)
             if not frames:
                 break
+        yield from self._sorted(0)
         yield from self._fill(math.inf)
 
     def _fail(self, pts: int | None, error: Exception) -> None:
@@ -106,13 +153,27 @@ class Pictures:
             ) from error
         self._broken, self._resync = True, None
 
-    def _present(self, frame: av.VideoFrame) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
+    def _ordered(self, frame: av.VideoFrame) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
+        """Frames with their times; those without pts once no smaller dts can come."""
+        if frame.pts is not None or self._timed or not isinstance(frame.opaque, int):
+            yield from self._sorted(0)
+            yield from self._present(frame, frame.pts)
+            return
+        self._waiting.append(frame)
+        heapq.heappush(self._stamps, frame.opaque)
+        yield from self._sorted(self._stream.codec_context.reorder_depth)
+
+    def _sorted(self, depth: int) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
+        while len(self._waiting) > depth:
+            yield from self._present(self._waiting.popleft(), heapq.heappop(self._stamps))
+
+    def _present(
+        self, frame: av.VideoFrame, stamp: int | None
+    ) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
+        if stamp is not None:
+            self._promised.pop(stamp, None)
+            yield from self._fill(stamp, frame)
         previous = self._last_time
-        stamp = frame.pts if frame.pts is not None else frame.dts
-        self._promised.pop(stamp, None) if stamp is not None else None
-        if frame.pts is not None:
-            yield from self._fill(frame.pts, frame)
-            previous = self._last_time
         moved = stamp is None or (previous is not None and stamp <= previous.pts)
         if moved:
             step = 1 if stamp is not None else max(1, previous.duration if previous else 1)

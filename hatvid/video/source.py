@@ -1,11 +1,11 @@
-"""Demux and decode: a video file becomes frame batches and packets to copy."""
+"""Demux and decode: a video becomes frame batches and packets to copy."""
 
 from __future__ import annotations
 
-import os
+from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -13,44 +13,38 @@ from typing import Self
 
 import av
 import torch
-from av.stream import Disposition
 from torch import Tensor
 
 from hatvid.errors import DecodeError, InputError
+from hatvid.options import InputOptions, StreamOptions
 from hatvid.selectors import TimePoint
-from hatvid.video.color import ColorTags
-from hatvid.video.convert import PlaneLayout, frame_to_planes, planar_pix_fmt
-from hatvid.video.pictures import AnyPacket, FrameTime, Pictures, fraction, positive, time_base_of
+from hatvid.video.convert import frame_to_planes
+from hatvid.video.cut import Cut
+from hatvid.video.fields import Deinterlacer, judge
+from hatvid.video.opening import choose_video, is_pipe, open_input
+from hatvid.video.pictures import AnyPacket, FrameTime, Pictures, positive, time_base_of
+from hatvid.video.scan import Packets, scan_for
+from hatvid.video.source_info import SourceInfo, gather, samples
 
 __all__ = ["FrameBatch", "SourceInfo", "VideoSource"]
 
+# FFmpeg's demuxers of files that are written from a key frame on. Transport streams and
+# bare elementary streams are recordings, which begin wherever somebody tuned in.
+_INDEXED = frozenset({"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "nut"})
 
-@dataclass(frozen=True, kw_only=True)
-class SourceInfo:
-    """What the header and the first frame say of a video.
+# Side data of frames that an encoder can carry on; names of FFmpeg's AVFrameSideDataType.
+_CARRIED = frozenset(
+    {"A53_CC", "AFD", "DYNAMIC_HDR_PLUS", "DOVI_METADATA", "DOVI_RPU_BUFFER", "S12M_TIMECODE"}
+)
 
-    Args:
-        time_base: of all pts and durations, in seconds.
-        frames: as the container promises, None if it does not.
-        start: pts of the first frame.
-        duration: of the video stream in ``time_base`` units, None if unknown.
-        sample_aspect_ratio: None where the stream does not say.
-        tags: colours as tagged, nothing assumed.
-    """
+# How far packets of one time lie apart in a file, in seconds, at most.
+_INTERLEAVED = 10
+# What is read to find the first frame, and what of a pipe is kept to judge its fields.
+_PEEK_BYTES = 256 << 20
+_SAMPLE_BYTES = 128 << 20
+_SAMPLE_FRAMES = 50
 
-    path: Path
-    container: str
-    codec: str
-    width: int
-    height: int
-    layout: PlaneLayout
-    tags: ColorTags
-    time_base: Fraction
-    average_rate: Fraction | None
-    frames: int | None
-    start: int
-    duration: int | None
-    sample_aspect_ratio: Fraction | None
+_TAIL = "upscale the parts one by one with --start and --end"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,41 +54,84 @@ class FrameBatch:
     Args:
         planes: one (N, h, w) integer tensor a component.
         times: one for each of the N frames.
+        carriers: for each frame the decoded one itself where it bears side data to carry
+            on (captions, AFD, dynamic HDR, timecode), else None; empty if none does.
     """
 
     planes: tuple[Tensor, ...]
     times: tuple[FrameTime, ...]
+    carriers: tuple[av.VideoFrame | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A decoded frame, its time, and the codec's sample aspect ratio at it."""
+
+    frame: av.VideoFrame
+    time: FrameTime
+    aspect: Fraction | None
+
+
+type _Planes = tuple[tuple[Tensor, ...], FrameTime, av.VideoFrame | None]
 
 
 class VideoSource:
-    """One video file, opened; iterate over it once.
+    """One video, opened; iterate over it once. Nothing of a pipe is read twice.
+
+    Opening decodes as far as the first frame given, so that :attr:`info` tells of it.
 
     Args:
-        path: a file.
+        path: a file, numbered pictures (``a%03d.png``), or ``-`` for standard input.
+        reading: how it is read.
+        streams: whose ``map`` chooses among several video streams.
         start: the first frame at or after this is the first given.
         end: the first frame at or after this is no more given.
         strict: raise at the first frame that cannot be decoded.
 
     Raises:
-        InputError: the file is missing, unreadable, or holds no video.
+        InputError: the input is missing, unreadable, or holds no video; or no frame of it
+            lies between ``start`` and ``end``.
+        OptionError: there are several video streams and none is chosen.
     """
 
     def __init__(
         self,
         path: Path,
         *,
+        reading: InputOptions | None = None,
+        streams: StreamOptions | None = None,
         start: TimePoint | None = None,
         end: TimePoint | None = None,
         strict: bool = False,
     ) -> None:
         self._path = path
-        self._strict = strict
+        self._reading = reading or InputOptions()
+        self._streams = streams or StreamOptions()
+        self._strict = strict or self._reading.strict
         self._start, self._end = start, end
-        self.ended_early: str | None = None
-        """Why reading stopped before the end of the file, if it did."""
-        self._attach()
+        self._cut = Cut(start, end)
+        self._ahead: deque[_Shown | AnyPacket] = deque()
+        self._origin: int | None = None
+        self._aspect: Fraction | None = None
+        self._opening_aspect: Fraction | None = None
+        self._copied: frozenset[int] | None = None
+        self._sample: tuple[Tensor, ...] | None = None
+        self._deinterlacer: Deinterlacer | None = None
+        self.notes: list[str] = []
+        """What was assumed or found out, one line each; more may come while frames do."""
+        self.container = open_input(path, self._reading, self.notes)
         try:
-            self.info = self._probe()
+            self.stream = choose_video(self.container, path, self._streams.map)
+            self._prepare_decoder()
+            self._packets = Packets(
+                path, self.container, self.stream, strict=self._strict, notes=self.notes
+            )
+            self._scan = scan_for(
+                path, self.stream, start, end, reading=self._reading, streams=self._streams
+            )
+            self._flow = self._between()
+            self._first = self._peek()
+            self.info = self._describe()
         except BaseException:
             self.container.close()
             raise
@@ -110,288 +147,247 @@ class VideoSource:
     ) -> None:
         self.container.close()
 
+    @property
+    def ended_early(self) -> str | None:
+        """Why reading stopped before the end of the file, if it did."""
+        return self._packets.ended_early
+
+    @property
+    def residue(self) -> dict[int, tuple[Fraction, Fraction]]:
+        """After :meth:`items`, by index of each copied stream: how long before the cut its
+        first packet begins, and how long after the cut its last one ends, in seconds."""
+        found = self._cut.residue()
+        return {index: found[index] for index in sorted(found.keys() & (self._copied or ()))}
+
     def seconds(self, pts: int) -> Fraction:
-        """A pts as seconds after the first frame of the file."""
+        """A pts of a frame given as seconds after the first frame of the file."""
         return (pts - self.info.start) * self.info.time_base
+
+    def limits(self) -> tuple[Fraction | None, Fraction | None]:
+        """Start and end in seconds after the first frame; in a pipe, a frame's number by the
+        average rate."""
+        return (self._limit(self._start), self._limit(self._end))
 
     def items(self, batch: int, copied: frozenset[int]) -> Iterator[FrameBatch | AnyPacket]:
         """Give the frames in batches of ``batch`` (the last may be short), and between
         them the packets of the streams with an index in ``copied``.
 
         Raises:
-            DecodeError: strict, and a frame cannot be decoded; or the picture size or
-                format changes.
+            DecodeError: strict, and a frame cannot be decoded; or the picture's size,
+                pixel format or sample aspect ratio changes.
             InputError: the file can no longer be read.
         """
-        waiting: list[tuple[tuple[Tensor, ...], FrameTime]] = []
-        for item in self._select(copied):
-            if isinstance(item, av.Packet):
-                yield item
-                continue
-            waiting.append(item)
-            if len(waiting) == batch:
-                yield _batched(waiting)
-                waiting = []
+        self._copied = copied
+        waiting: list[_Planes] = []
+        with closing(self._flow):
+            for item in self._pictures():
+                if isinstance(item, av.Packet):
+                    if item.stream_index in copied:
+                        yield item
+                    continue
+                waiting.append(self._planes(*item))
+                if len(waiting) == batch:
+                    yield _batched(waiting)
+                    waiting = []
         if waiting:
             yield _batched(waiting)
 
-    # The first frame is decoded once for what only frames tell, then again.
-
-    def _probe(self) -> SourceInfo:
-        with closing(self._decoded(frozenset())) as decoded:
-            first = next(decoded, None)
-        if first is None or isinstance(first, av.Packet):
-            raise InputError(f"{self._path}: no frame can be decoded; is the file whole?")
-        frame, time = first
-        self._rewind()
-        if planar_pix_fmt(frame.format.name) is None:
-            raise InputError(
-                f"{self._path}: pixel format {frame.format.name} is not supported; convert it to "
-                "yuv420p, yuv444p or gbrp first"
-            )
-        layout, _ = frame_to_planes(frame)
-        stream = self.stream
-        return SourceInfo(
-            path=self._path,
-            container=self.container.format.name,
-            codec=stream.codec_context.name,
-            width=frame.width,
-            height=frame.height,
-            layout=layout,
-            tags=_tags(frame),
-            time_base=time_base_of(stream),
-            average_rate=positive(stream.average_rate) or positive(stream.guessed_rate),
-            frames=stream.frames or None,
-            start=time.pts,
-            duration=stream.duration or self._whole_duration(),
-            sample_aspect_ratio=positive(stream.sample_aspect_ratio),
-        )
-
-    def _attach(self) -> None:
-        self.container = _open(self._path)
-        try:
-            self.stream = _video_stream(self.container, self._path)
-        except BaseException:
-            self.container.close()
-            raise
+    def _prepare_decoder(self) -> None:
+        context = self.stream.codec_context
+        device = self._reading.hwaccel
+        if device and not context.is_hwaccel and not any(device in note for note in self.notes):
+            self.notes.append(f"{device} does not decode {context.name}: decoding on the CPU")
         # Frame threads would give errors of one packet at another one's call, and hide
         # which picture is lost; decoding the small video is not what takes time.
         self.stream.thread_type = "SLICE"
         # A damaged picture is worth more than none; it is counted and named.
-        self.stream.codec_context.flags |= av.codec.context.Flags.output_corrupt
-
-    def _whole_duration(self) -> int | None:
-        """The file's duration for the stream's own, which Matroska does not tell."""
-        if not self.container.duration:
-            return None
-        seconds = Fraction(self.container.duration, av.time_base)
-        return round(seconds / time_base_of(self.stream))
-
-    def _rewind(self) -> None:
-        # Reopening is the only way back that works for every container.
-        self.container.close()
-        self._attach()
-
-    def _select(
-        self, copied: frozenset[int]
-    ) -> Iterator[tuple[tuple[Tensor, ...], FrameTime] | AnyPacket]:
-        """What lies between start and end, as planes."""
-        info = self.info
-        number = -1
-        done = False
-        sample: tuple[Tensor, ...] | None = None
-        for item in self._decoded(copied):
-            if isinstance(item, av.Packet):
-                if self._packet_selected(item):
-                    yield item
-                elif done and self._packet_after(item, margin=5):
-                    return
-                continue
-            if done:
-                continue
-            frame, time = item
-            number += 1
-            seconds = self.seconds(time.pts)
-            if self._start is not None and not self._start.reached(seconds, number):
-                continue
-            if self._end is not None and self._end.reached(seconds, number):
-                done = True
-                if not copied:
-                    return
-                continue
-            if time.repeated and sample is not None:
-                yield sample, time
-                continue
-            if (frame.width, frame.height) != (info.width, info.height):
-                raise DecodeError(
-                    f"{self._path}: the picture size changes from {info.width}x{info.height} to "
-                    f"{frame.width}x{frame.height} at {float(seconds):.3f} s; upscale the parts "
-                    "one by one with --start and --end"
-                )
-            layout, sample = frame_to_planes(frame)
-            if layout != info.layout:
-                raise DecodeError(
-                    f"{self._path}: the pixel format changes from {info.layout.pix_fmt} to "
-                    f"{layout.pix_fmt} at {float(seconds):.3f} s; upscale the parts one by one "
-                    "with --start and --end"
-                )
-            yield sample, time
-
-    def _packet_selected(self, packet: AnyPacket) -> bool:
-        """Whether any of a copied packet is heard between start and end."""
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        if stamp is None:
-            return True
-        begin = stamp * fraction(packet.time_base) - self.info.start * self.info.time_base
-        finish = begin + (packet.duration or 0) * fraction(packet.time_base)
-        first, last = self.limits()
-        return (first is None or finish > first) and (last is None or begin < last)
-
-    def _packet_after(self, packet: AnyPacket, margin: int) -> bool:
-        stamp = packet.dts if packet.dts is not None else packet.pts
-        if stamp is None:
-            return False
-        at = stamp * fraction(packet.time_base) - self.info.start * self.info.time_base
-        last = self.limits()[1]
-        return last is not None and at > last + margin
-
-    def limits(self) -> tuple[Fraction | None, Fraction | None]:
-        """Start and end in seconds after the first frame; frame numbers by the average rate."""
-        return (self._limit(self._start), self._limit(self._end))
+        context.flags |= av.codec.context.Flags.output_corrupt
 
     def _limit(self, point: TimePoint | None) -> Fraction | None:
-        if point is None:
+        if point is None or point.seconds is not None:
+            return None if point is None else point.seconds
+        number, info = point.frame or 0, self.info
+        assert self._origin is not None
+        if self._scan is not None:
+            shown = [pts for pts in self._scan.pts if pts >= self._origin]
+            if number < len(shown):
+                return (shown[number] - self._origin) * self._scan.time_base
+        if info.average_rate is None:
             return None
-        if point.seconds is not None:
-            return point.seconds
-        assert point.frame is not None
-        rate = self.info.average_rate
-        return point.frame / rate if rate else None
+        doubled = 2 if self._reading.deinterlace == "field" else 1
+        return number * doubled / info.average_rate
 
-    def _decoded(
-        self, copied: frozenset[int]
-    ) -> Generator[tuple[av.VideoFrame, FrameTime] | AnyPacket]:
-        """Every frame in order of presentation, lost ones repeated; packets to copy."""
+    # The first frame, and what it tells.
+
+    def _peek(self) -> _Shown:
+        """Decode as far as the first frame given; what comes with it waits."""
+        for item in self._flow:
+            self._ahead.append(item)
+            if isinstance(item, _Shown):
+                return item
+        if self._origin is None:
+            raise InputError(f"{self._path}: no frame can be decoded; is the file whole?")
+        raise InputError(
+            f"{self._path}: no frame lies between --start and --end; the video has "
+            f"{self._cut.frames} frames as far as it was read"
+        )
+
+    def _describe(self) -> SourceInfo:
+        reading, first = self._reading, self._first
+        assert self._origin is not None
+        info = gather(
+            self._path,
+            self.container,
+            self.stream,
+            first.frame,
+            start=self._origin,
+            colors=reading.colors,
+        )
+        if first.aspect != self._opening_aspect:  # what the container says is of the opening
+            info = replace(info, sample_aspect_ratio=first.aspect)
+        if reading.progressive:
+            return info
+        info = replace(info, fields=judge(self._field_samples(), info.field_order))
+        assert info.fields is not None
+        if reading.deinterlace is None:
+            return info
+        self._deinterlacer = Deinterlacer(
+            reading.deinterlace, info.fields, time_base=info.time_base
+        )
+        if reading.deinterlace == "frame":
+            return info
+        return replace(
+            info,
+            time_base=self._deinterlacer.time_base,
+            start=info.start * 2,
+            duration=None if info.duration is None else info.duration * 2,
+            frames=None if info.frames is None else info.frames * 2,
+            average_rate=None if info.average_rate is None else info.average_rate * 2,
+        )
+
+    def _field_samples(self) -> Iterator[Iterator[av.VideoFrame]]:
+        if not is_pipe(self._path):
+            yield from samples(self._path, self._reading, self._streams)
+            return
+        # What is looked at of a pipe has to be kept.
+        size = sum(plane.buffer_size for plane in self._first.frame.planes)
+        for _ in range(min(_SAMPLE_FRAMES, _SAMPLE_BYTES // max(1, size))):
+            item = next(self._flow, None)
+            while item is not None and not isinstance(item, _Shown):
+                self._ahead.append(item)
+                item = next(self._flow, None)
+            if item is None:
+                break
+            self._ahead.append(item)
+        yield (item.frame for item in self._ahead if isinstance(item, _Shown))
+
+    # From packets to planes.
+
+    def _between(self) -> Generator[_Shown | AnyPacket]:
+        """Frames in order of presentation, and packets of all other streams, between start
+        and end."""
+        cut, tick = self._cut, time_base_of(self.stream)
         whole = self.container.format.name in _INDEXED
         pictures = Pictures(self._path, self.stream, strict=self._strict, whole=whole)
-        wanted = [s for s in self.container.streams if s.index in copied or s is self.stream]
-        packets = self.container.demux(wanted)
-        seen = 0
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.error.InvalidDataError as error:
-                self._early(f"the data is broken ({error.strerror})")
-                packet = None
-            except OSError as error:
-                raise InputError(
-                    f"{self._path}: reading failed ({error.strerror}); is the disk or the network "
-                    "still there?"
-                ) from error
-            if packet is None:
-                # After an error no flush packet comes; decode None until it is empty.
-                self._check_whole(seen)
-                yield from pictures.finish()
-                return
-            if packet.stream is not self.stream:
-                if packet.size:
-                    yield packet
+        early: list[AnyPacket] = []
+        size = 0
+        for packet in self._packets:
+            beside = packet.stream is not self.stream
+            if beside and self._origin is None:
+                early.append(packet)
+            elif beside:
+                cut.add(packet, self._origin * tick)  # type: ignore[operator]
+            elif cut.ended is None:
+                for frame, time in pictures.feed(packet):
+                    yield from self._placed(frame, time, early)
+            if self._origin is None:
+                size += packet.size
+                if size > _PEEK_BYTES:
+                    raise InputError(
+                        f"{self._path}: no frame can be decoded in the first "
+                        f"{_PEEK_BYTES >> 20} MiB; is the file whole?"
+                    )
                 continue
-            seen += packet.size > 0
-            yield from pictures.feed(packet)
+            yield from cut.packets()
+            if cut.ended is not None and (
+                self._copied == frozenset() or cut.over(packet, self._origin * tick, _INTERLEAVED)
+            ):
+                return
+        if cut.ended is None:
+            for frame, time in pictures.finish():
+                yield from self._placed(frame, time, early)
+        yield from cut.packets(final=True)
 
-    def _check_whole(self, packets: int) -> None:
-        """MP4's index comes first or not at all: a file cut short may still promise more."""
-        if self.ended_early is None and "mp4" in self.container.format.name:
-            # The index, not the frame count: an edit list may leave pictures out.
-            promised = len(self.stream.index_entries)
-            if packets < promised:
-                self._early(f"{promised - packets} of {promised} pictures are missing")
+    def _placed(
+        self, frame: av.VideoFrame, time: FrameTime, early: list[AnyPacket]
+    ) -> Iterator[_Shown]:
+        """A decoded frame, if it lies between start and end."""
+        aspect = positive(self.stream.codec_context.sample_aspect_ratio)
+        tick = time_base_of(self.stream)
+        if self._origin is None:
+            self._origin = time.pts
+            self._aspect = self._opening_aspect = aspect
+            for packet in early:
+                self._cut.add(packet, self._origin * tick)
+        # The decoder tells what it reads now; what it shows follows from a key frame on.
+        if aspect != self._aspect and frame.key_frame:
+            self._aspect = aspect
+        if self._cut.takes((time.pts - self._origin) * tick):
+            yield _Shown(frame, time, self._aspect)
 
-    def _early(self, reason: str) -> None:
-        if self._strict:
-            raise DecodeError(
-                f"{self._path}: {reason}; leave out --strict to keep what came before"
+    def _pictures(self) -> Iterator[tuple[av.VideoFrame, FrameTime] | AnyPacket]:
+        """The frames to upscale, and packets."""
+        while True:
+            item = self._ahead.popleft() if self._ahead else next(self._flow, None)
+            if item is None:
+                break
+            if isinstance(item, av.Packet):
+                yield item
+                continue
+            self._check(item)
+            if self._deinterlacer is None:
+                yield item.frame, item.time
+            else:
+                yield from self._deinterlacer.feed(item.frame, item.time)
+        if self._deinterlacer is not None:
+            yield from self._deinterlacer.finish()
+
+    def _check(self, item: _Shown) -> None:
+        """Refuse a frame that is of another kind than the first."""
+        frame, first = item.frame, self._first.frame
+        what = ""
+        if (frame.width, frame.height) != (first.width, first.height):
+            what = (
+                f"picture size changes from {first.width}x{first.height} to "
+                f"{frame.width}x{frame.height}"
             )
-        self.ended_early = reason
+        elif frame.format.name != first.format.name:
+            what = f"pixel format changes from {first.format.name} to {frame.format.name}"
+        elif (item.aspect or 1) != (self._first.aspect or 1):
+            what = f"sample aspect ratio changes from {self._first.aspect} to {item.aspect}"
+        if what:
+            assert self._origin is not None
+            at = (item.time.pts - self._origin) * time_base_of(self.stream)
+            raise DecodeError(f"{self._path}: the {what} at {float(at):.3f} s; {_TAIL}")
+
+    def _planes(self, frame: av.VideoFrame, time: FrameTime) -> _Planes:
+        if time.repeated and self._sample is not None and self._deinterlacer is None:
+            return self._sample, time, None
+        layout, self._sample = frame_to_planes(frame)
+        if layout != self.info.layout:
+            raise DecodeError(
+                f"{self._path}: the pixel format changes from {self.info.layout.pix_fmt} to "
+                f"{layout.pix_fmt} at {float(self.seconds(time.pts)):.3f} s; {_TAIL}"
+            )
+        bears = any(data.type.name in _CARRIED for data in frame.side_data[:])
+        return self._sample, time, frame if bears and not time.repeated else None
 
 
-# FFmpeg's demuxers of files that are written from a key frame on. Transport streams and
-# bare elementary streams are recordings, which begin wherever somebody tuned in.
-_INDEXED = frozenset({"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "nut"})
-
-# FFmpeg's demuxers that draw any text as pictures of characters.
-_TEXT = frozenset({"adf", "bin", "idf", "tty", "xbin"})
-
-
-def _open(path: Path) -> av.container.InputContainer:
-    if not os.path.lexists(path):
-        raise InputError(f"{path}: no such file; check the name")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name a video file in it")
-    try:
-        if path.is_file():
-            with path.open("rb") as file:
-                empty = not file.read(1)
-            if empty:
-                raise InputError(f"{path} is empty; was it copied or downloaded completely?")
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened ({error.strerror}); check the file") from error
-    try:
-        # Absolute and with the protocol spelled out: a name with a colon is a file too.
-        container = av.open(f"file:{path.absolute()}")
-    except (av.error.FFmpegError, ValueError) as error:
-        # FFmpeg's demuxers give all sorts of errors for data that they do not understand.
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"{path} cannot be read as a video ({reason}); is the file whole, and is it a video?"
-        ) from error
-    if container.format.name in _TEXT:
-        container.close()
-        raise InputError(f"{path} is text and no video; name a video file")
-    return container
-
-
-def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    videos = [s for s in container.streams if isinstance(s, av.VideoStream)]
-    pictures = [s for s in videos if s.disposition & Disposition.attached_pic]
-    videos = [s for s in videos if s not in pictures]
-    if not videos:
-        kinds = sorted({s.type for s in container.streams if s not in pictures})
-        if pictures:
-            what = "only a cover picture" + (f" and {', '.join(kinds)}" if kinds else "")
-        else:
-            what = f"only {', '.join(kinds)}" if kinds else "no stream at all"
-        raise InputError(f"{path} holds no video ({what}); name a file with a video stream")
-    preferred = [s for s in videos if s.disposition & Disposition.default] or videos
-    stream = preferred[0]
-    try:
-        known = stream.codec_context is not None and stream.codec_context.codec is not None
-    except (av.error.FFmpegError, ValueError):
-        known = False
-    if not known:
-        raise InputError(
-            f"{path}: no decoder for its video codec here; convert it with a tool that has one"
-        )
-    return stream
-
-
-def _tags(frame: av.VideoFrame) -> ColorTags:
-    extent = {1: False, 2: True}.get(int(frame.color_range))
-    if extent is None and frame.format.name.startswith("yuvj"):
-        extent = True
-    return ColorTags(
-        matrix=int(frame.colorspace),
-        full_range=extent,
-        primaries=int(frame.color_primaries),
-        transfer=int(frame.color_trc),
-        chroma_location=int(frame.chroma_location),
-    )
-
-
-def _batched(frames: list[tuple[tuple[Tensor, ...], FrameTime]]) -> FrameBatch:
-    planes = zip(*(planes for planes, _ in frames), strict=True)
+def _batched(frames: list[_Planes]) -> FrameBatch:
+    planes = zip(*(planes for planes, _, _ in frames), strict=True)
+    carriers = tuple(carrier for _, _, carrier in frames)
     return FrameBatch(
         planes=tuple(torch.stack(component) for component in planes),
-        times=tuple(time for _, time in frames),
+        times=tuple(time for _, time, _ in frames),
+        carriers=carriers if any(c is not None for c in carriers) else (),
     )
