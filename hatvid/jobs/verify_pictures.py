@@ -13,9 +13,9 @@ from hatvid.video.compare import Likeness
 
 __all__ = ["check_pictures"]
 
-# Luma, in 8-bit codes squared or dB. A frame that is enlarged and reduced again differs by
-# what the network and the encoder did to its finest detail; a wrong frame differs by more
-# than all of its detail.
+# Luma, in steps of 1/255 from black to white, squared, or in dB. A frame that is enlarged
+# and reduced again differs by what the network and the encoder did to its finest detail; a
+# wrong frame differs by more than all of its detail.
 _FLOOR = 25.0
 _BELOW_NEIGHBOURS = 10.0
 _CEILING = 60.0
@@ -51,7 +51,7 @@ class _Judgement:
         elif like.flat:
             self._fault(like.pts, "is empty")
         elif like.drift > _DRIFT:
-            self._fault(like.pts, f"is {like.drift:.0f} codes of 255 off in brightness")
+            self._fault(like.pts, f"is {like.drift:.0f} steps of 255 off in brightness")
 
     def conclude(self) -> None:
         told = {pts for pts, _ in self.faults}

@@ -140,7 +140,7 @@ def _lost(
 class Likeness:
     """How one output frame, reduced to the source's size, looks beside its source frame.
 
-    Errors are of luma, in 8-bit codes of the source's range.
+    Errors are of luma, in steps of which there are 255 from black to white.
 
     Args:
         pts: of the output frame, as the output file has it.
@@ -205,7 +205,7 @@ def likenesses(
         if number not in near:
             yield Likeness(pts=pts, number=number)
             continue
-        luma = _reduced(_luma(frame, tags[1], tags[0], other=tags[0]), near[number])
+        luma = _reduced(_luma(frame, tags[1], tags[0]), near[number])
         yield _compared(pts, number, luma, near, fields=fields)
 
 
@@ -228,30 +228,25 @@ class _Reference:
             frame = next(self._frames, None)
             if frame is None:
                 return
-            luma = _luma(frame, self._tags[0], self._tags[0], other=self._tags[1])
+            luma = _luma(frame, *self._tags)
             self.kept.append((self._next, luma))
             self._next += 1
 
 
-def _luma(frame: av.VideoFrame, own: ColorTags, scale: ColorTags, *, other: ColorTags) -> Tensor:
-    """(H, W) float32 luma in 8-bit codes of the range that ``scale`` names."""
+def _luma(frame: av.VideoFrame, own: ColorTags, other: ColorTags) -> Tensor:
+    """(H, W) float32 luma, from 0 for black to 255 for white whatever the codes."""
     layout, planes = frame_to_planes(frame)
-    full = _is_full(own, layout)
+    full = layout.family == "rgb" if own.full_range is None else own.full_range
     if layout.family == "rgb":
         # Luma by the other file's matrix, so that both mean the same by it.
         matrix = next((t.matrix for t in (other, own) if t.matrix not in (0, 2)), 1)
         rgb = planes_to_rgb([p[None] for p in planes], layout, replace(own, full_range=full))
         gray = replace(own, matrix=matrix, full_range=True)
-        luma = rgb_to_planes(rgb, _GRAY, gray)[0][0].to(torch.float32) / 65535
-    else:
-        unit = 2.0 ** (layout.depth - 8)
-        codes = planes[0].to(torch.float32)
-        luma = codes / (2.0**layout.depth - 1) if full else (codes - 16 * unit) / (219 * unit)
-    return luma * (255 if _is_full(scale, layout) else 219)
-
-
-def _is_full(tags: ColorTags, layout: PlaneLayout) -> bool:
-    return layout.family == "rgb" if tags.full_range is None else tags.full_range
+        return rgb_to_planes(rgb, _GRAY, gray)[0][0].to(torch.float32) / 257
+    unit = 2.0 ** (layout.depth - 8)
+    codes = planes[0].to(torch.float32)
+    light = codes / (2.0**layout.depth - 1) if full else (codes - 16 * unit) / (219 * unit)
+    return light * 255
 
 
 def _reduced(luma: Tensor, reference: Tensor) -> Tensor:

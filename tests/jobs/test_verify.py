@@ -254,12 +254,22 @@ def brightened(shown: list[Picture]) -> list[Picture]:
     return made
 
 
+def garbled(shown: list[Picture]) -> list[Picture]:
+    """Pixels change places within their block: no level is wrong, and nothing is flat."""
+    at, length, planes = shown[8]
+    other = planes.copy()
+    blocks = planes[: 2 * HEIGHT].reshape(HEIGHT // 4, 8, WIDTH // 4, 8)
+    other[: 2 * HEIGHT] = blocks[:, ::-1, :, ::-1].reshape(2 * HEIGHT, 2 * WIDTH)
+    return [*shown[:8], (at, length, other), *shown[9:]]
+
+
 FRAMES_BROKEN: list[tuple[Callable[[list[Picture]], list[Picture]], list[str], str]] = [
     (dropped, ["frames"], "missing are those at 0.315 s"),
     (swapped, ["pictures"], "0.398 s shows the frame 1 after, 0.440 s shows the frame 1 before"),
     (frozen, ["pictures"], "1 of 24 frames are wrong: 0.523 s shows the frame 1 before"),
     (blackened, ["pictures"], "1 of 24 frames are wrong: 0.231 s is empty"),
     (all_blackened, ["pictures"], "24 of 24 frames are wrong"),
+    (garbled, ["pictures"], "1 of 24 frames are wrong: 0.356 s"),
     (delayed, ["times"], "1 of 24 differ, the first at frame 6: pts 274 "),
 ]
 
@@ -479,9 +489,10 @@ def test_one_tick_is_found(uneven: Path, tmp_path: Path) -> None:
 def test_a_clock_made_coarser_than_need_be_is_found(uneven: Path, tmp_path: Path) -> None:
     right = write(tmp_path / "right.mp4", uneven_pictures(uneven))
     coarse = tmp_path / "coarse.mp4"
-    ffmpeg("-i", right, "-c", "copy", "-video_track_timescale", "600", coarse)
+    ffmpeg("-copyts", "-i", right, "-c", "copy", "-video_track_timescale", "600", coarse)
     found = verify(uneven, coarse)
     assert "times" in failed(found), texts(found)
+    assert "1/600 s is too coarse" in texts(found)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
