@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import deque
 from collections.abc import Iterator
@@ -43,9 +42,10 @@ class Pictures:
     rightly give no frame (a second field, a leading picture of an open GOP), so gaps
     are filled from an error until the next key frame's picture only.
 
-    A stream without any pts (H.264 in AVI) is shown in the order of decoding times: frames
-    come out of the decoder in order of presentation, and the sorted dts of their packets are
-    their times, exactly.
+    A stream without any pts (H.264 in AVI) has one packet a frame and a dts for each: frames
+    come out of the decoder in order of presentation, so the first gets the first dts, and so
+    on. A key frame that closes a GOP is shown at its own dts, which sets right what packets
+    without a frame put out.
 
     Args:
         path: for messages.
@@ -69,8 +69,8 @@ class Pictures:
         self._open: tuple[av.VideoFrame, FrameTime] | None = None  # without a duration yet
         self._step = 0
         self._timed = False  # a pts was seen
-        self._waiting: deque[av.VideoFrame] = deque()  # frames known by dts alone, and these
-        self._stamps: list[int] = []
+        self._slots: deque[int] = deque()  # dts without a frame yet, of a stream without pts
+        self._lost: set[int] = set()  # those of them that an error took
         # A frame then says which packet it is of.
         stream.codec_context.copy_opaque = True
 
@@ -112,6 +112,8 @@ class Pictures:
         # Among packets with pts, one without is the second half of a frame.
         stamp = packet.pts if self._timed else packet.dts
         packet.opaque = stamp
+        if not self._timed and stamp is not None and not packet.is_discard:
+            self._slots.append(stamp)
         self._keyed = self._keyed or packet.is_keyframe
         if self._keyed and stamp is not None and not packet.is_discard:
             self._promised[stamp] = packet.duration or 0
@@ -123,7 +125,7 @@ class Pictures:
             self._fail(stamp, error)
             return
         for frame in frames:
-            yield from self._ordered(frame)
+            yield from self._present(frame, self._stamp(frame))
 
     def _drained(self) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
         if self._flushed:
@@ -138,10 +140,9 @@ class Pictures:
                 self._fail(None, error)
                 continue
             for frame in frames:
-                yield from self._ordered(frame)
+                yield from self._present(frame, self._stamp(frame))
             if not frames:
                 break
-        yield from self._sorted(0)
         yield from self._fill(math.inf)
 
     def _fail(self, pts: int | None, error: Exception) -> None:
@@ -152,20 +153,19 @@ class Pictures:
                 "repeat the frame before it"
             ) from error
         self._broken, self._resync = True, None
+        if pts is not None and not self._timed:
+            self._lost.add(pts)
 
-    def _ordered(self, frame: av.VideoFrame) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
-        """Frames with their times; those without pts once no smaller dts can come."""
-        if frame.pts is not None or self._timed or not isinstance(frame.opaque, int):
-            yield from self._sorted(0)
-            yield from self._present(frame, frame.pts)
-            return
-        self._waiting.append(frame)
-        heapq.heappush(self._stamps, frame.opaque)
-        yield from self._sorted(self._stream.codec_context.reorder_depth)
-
-    def _sorted(self, depth: int) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
-        while len(self._waiting) > depth:
-            yield from self._present(self._waiting.popleft(), heapq.heappop(self._stamps))
+    def _stamp(self, frame: av.VideoFrame) -> int | None:
+        """A frame's pts, or of a stream without pts the next dts."""
+        own = frame.opaque
+        if frame.pts is not None or self._timed or not isinstance(own, int):
+            return frame.pts
+        while self._slots and (
+            self._slots[0] in self._lost or (frame.key_frame and self._slots[0] < own)
+        ):
+            self._lost.discard(self._slots.popleft())
+        return self._slots.popleft() if self._slots else None
 
     def _present(
         self, frame: av.VideoFrame, stamp: int | None

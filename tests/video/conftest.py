@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hatvid.video.source import FrameBatch
+from hatvid.video.pictures import FrameTime
+from hatvid.video.source import FrameBatch, SourceInfo, VideoSource
 
 WIDTH, HEIGHT = 64, 48
 _BITS, _SIDE = 8, 16  # 4 x 2 blocks of 16x16 luma samples, one bit each
@@ -85,6 +88,43 @@ def make_clip() -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
+def with_sound() -> Callable[..., Path]:
+    """Write numbered frames of 24 a second and as much sound; frame k is at ``pts[k]`` / 24 s."""
+
+    def make(
+        path: Path,
+        *,
+        pts: Sequence[int] = tuple(range(36)),
+        codec: str = "ffv1",
+        audio: str = "flac",
+        container: dict[str, str] | None = None,
+    ) -> Path:
+        with av.open(str(path), "w", options=container or {}) as output:
+            video = output.add_stream(codec, rate=24)
+            video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+            video.codec_context.time_base = Fraction(1, 24)
+            sound = output.add_stream(audio, rate=48000, layout="mono")
+            sound.codec_context.open(strict=False)
+            size = sound.codec_context.frame_size
+            known = [form.name for form in sound.codec_context.codec.audio_formats or ()]
+            kind = "s16" if "s16" in known else "fltp"
+            for number, stamp in enumerate(pts):
+                frame = video_frame(number)
+                frame.pts, frame.time_base = stamp, Fraction(1, 24)
+                output.mux(video.encode(frame))
+            for begin in range(0, (pts[-1] + 1) * 2000, size):
+                silence = np.zeros((1, size), np.int16 if kind == "s16" else np.float32)
+                part = av.AudioFrame.from_ndarray(silence, kind, "mono")
+                part.sample_rate, part.pts, part.time_base = 48000, begin, Fraction(1, 48000)
+                output.mux(sound.encode(part))
+            output.mux(video.encode(None))
+            output.mux(sound.encode(None))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def numbers() -> Callable[[FrameBatch], list[int]]:
     """The numbers that the frames of a batch show."""
 
@@ -93,3 +133,51 @@ def numbers() -> Callable[[FrameBatch], list[int]]:
         return [number_of(plane.numpy(), depth) for plane in batch.planes[0]]
 
     return read
+
+
+@dataclass(frozen=True)
+class Played:
+    """All that a source gave."""
+
+    info: SourceInfo
+    numbers: list[int]
+    times: list[FrameTime]
+    copied: list[tuple[int, int | None]]
+    ended_early: str | None
+    notes: list[str]
+    residue: dict[int, tuple[Fraction, Fraction]]
+
+    @property
+    def pts(self) -> list[int]:
+        return [time.pts for time in self.times]
+
+    @property
+    def repeated(self) -> list[int]:
+        return [time.pts for time in self.times if time.repeated]
+
+
+@pytest.fixture(scope="session")
+def play(numbers: Callable[[FrameBatch], list[int]]) -> Callable[..., Played]:
+    def run(
+        path: Path, *, batch: int = 4, copied: frozenset[int] = frozenset(), **cut: Any
+    ) -> Played:
+        shown, times, packets = [], [], []
+        with VideoSource(path, **cut) as source:
+            for item in source.items(batch, copied):
+                if isinstance(item, FrameBatch):
+                    assert 1 <= len(item.times) <= batch
+                    shown += numbers(item)
+                    times += item.times
+                else:
+                    packets.append((item.stream_index, item.pts))
+            return Played(
+                source.info,
+                shown,
+                times,
+                packets,
+                source.ended_early,
+                list(source.notes),
+                source.residue,
+            )
+
+    return run

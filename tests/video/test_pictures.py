@@ -39,6 +39,7 @@ class Frame:
     duration: int = 1
     is_corrupt: bool = False
     opaque: object = None
+    key_frame: bool = False
 
 
 @dataclass
@@ -47,7 +48,6 @@ class Script:
 
     answers: Iterator[Any]
     drained: list[list[Frame]] = field(default_factory=list)
-    reorder_depth: int = 0
     copy_opaque: bool = False
 
     def decode(self, packet: Packet | None) -> list[Frame]:
