@@ -22,7 +22,7 @@ from hatvid.options import InputOptions
 from hatvid.selectors import StreamSpecifier
 from hatvid.video.picture_names import is_pattern, missing_numbers, numbered_files
 
-__all__ = ["choose_video", "is_pipe", "matches", "open_input", "selected"]
+__all__ = ["choose_video", "is_pipe", "matches", "open_input", "selected", "unseekable"]
 
 # FFmpeg's demuxers of things that name other files or addresses, which they would open.
 _POINTERS = {
@@ -106,6 +106,14 @@ def open_input(
         container.close()
         raise InputError(f"{path} is text and no video; name a video file")
     return container
+
+
+def unseekable(path: Path) -> InputError:
+    """What is wrong with an MP4 that comes through a pipe with its index behind its data."""
+    return InputError(
+        f"{path}: an MP4 through a pipe needs its index in front; write it with -movflags "
+        "+faststart, or name the file itself"
+    )
 
 
 def choose_video(
@@ -210,7 +218,12 @@ class _Pipe:
                 raise InputError(
                     f"{path} cannot be opened ({error.strerror}); check the name"
                 ) from error
+        self._own = str(path) != "-"
         self.head = b""
+
+    def __del__(self) -> None:
+        if getattr(self, "_own", False):
+            self._file.close()
 
     def read(self, size: int) -> bytes:
         # What is there, and not the whole size: a slow writer must not hold frames back.
@@ -318,10 +331,7 @@ def _refusal(path: Path, source: str | _Pipe, error: Exception) -> InputError:
         if not head:
             return InputError(f"{path}: nothing came through the pipe; did its writer fail?")
         if head[4:8] == b"ftyp" and not source.seekable():
-            return InputError(
-                f"{path}: an MP4 through a pipe needs its index in front; write it with -movflags "
-                "+faststart, or name the file itself"
-            )
+            return unseekable(path)
     else:
         try:
             with path.open("rb") as file:

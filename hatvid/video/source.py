@@ -21,7 +21,7 @@ from hatvid.selectors import TimePoint
 from hatvid.video.convert import frame_to_planes
 from hatvid.video.cut import Cut
 from hatvid.video.fields import Deinterlacer, judge
-from hatvid.video.opening import choose_video, is_pipe, open_input
+from hatvid.video.opening import choose_video, is_pipe, open_input, unseekable
 from hatvid.video.pictures import AnyPacket, FrameTime, Pictures, positive, time_base_of
 from hatvid.video.scan import Packets, scan_for
 from hatvid.video.source_info import SourceInfo, gather, samples
@@ -226,6 +226,8 @@ class VideoSource:
             if isinstance(item, _Shown):
                 return item
         if self._origin is None:
+            if is_pipe(self._path) and "mp4" in self.container.format.name:
+                raise unseekable(self._path)
             raise InputError(f"{self._path}: no frame can be decoded; is the file whole?")
         raise InputError(
             f"{self._path}: no frame lies between --start and --end; the video has "
