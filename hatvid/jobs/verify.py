@@ -236,28 +236,19 @@ class _Pair:
         return Check(name="size", ok=ok, text=text)
 
     def _part(self) -> Part:
+        """From the first frame that is shown to the first that is left out again."""
         if not self.cut or not len(self.line.pts):
             return Part()
-        source = self.source.stream(self.source.video)
-        whole = timeline(self.shown, source.time_base)
-        limit = len(self.line.pts) // (2 if self.reading.deinterlace == "field" else 1)
+        whole = timeline(self.shown, self.source.stream(self.source.video).time_base)
+        count = len(self.line.pts) // (2 if self.reading.deinterlace == "field" else 1)
         first = self.pairing.clock.origin
-        skipped = next((n for n in range(len(whole.pts)) if whole.seconds(n) == first), 0)
-        beyond = skipped + limit
-        last = None
-        if self.end is not None:
-            by_time = self.end.seconds
-            if by_time is not None:
-                last = whole.start + by_time
-            elif beyond < len(whole.pts):
-                last = whole.seconds(beyond)
-        return Part(first=None if self.start is None else self._begin(whole), last=last)
-
-    def _begin(self, whole: Timeline) -> Fraction:
-        assert self.start is not None
-        if self.start.seconds is not None:
-            return whole.start + self.start.seconds
-        return self.pairing.clock.origin
+        begun = next((n for n in range(len(whole.pts)) if whole.seconds(n) == first), 0)
+        beyond = begun + count
+        ends = self.end is not None and beyond < len(whole.pts)
+        return Part(
+            first=None if self.start is None else first,
+            last=whole.seconds(beyond) if ends else None,
+        )
 
 
 def _some(check: Check | None) -> Iterator[Check]:

@@ -145,7 +145,7 @@ def _compared(
         if stream.kind == "attachment" and stream.metadata["filename"] != twin.metadata["filename"]:
             return False, f"renamed to {twin.metadata['filename']!r}", details
         return True, "copied, SHA-256 equal", details
-    first, last = _run(stream, twin, part)
+    first, last = _range(stream, part)
     before = stream.digests[32 * first : 32 * last]
     how = "copied"
     if before != twin.digests and (name := _FILTERS.get(stream.codec)) is not None:
@@ -170,31 +170,13 @@ def _compared(
 
 
 def _range(stream: StreamContents, part: Part) -> tuple[int, int]:
-    """Which packets overlap the part."""
+    """Which packets are heard in the part."""
     inside = [
         number
         for number, (pts, duration) in enumerate(zip(stream.pts, stream.durations, strict=True))
-        if pts == NO_PTS
-        or (
-            (part.first is None or (pts + duration) * stream.time_base > part.first)
-            and (part.last is None or pts * stream.time_base < part.last)
-        )
+        if pts == NO_PTS or part.touched(pts * stream.time_base, duration * stream.time_base)
     ]
     return (inside[0], inside[-1] + 1) if inside else (0, 0)
-
-
-def _run(stream: StreamContents, twin: StreamContents, part: Part) -> tuple[int, int]:
-    """The packets that overlap the part, or one more or less at either end if the output
-    has those."""
-    first, last = _range(stream, part)
-    if part.whole or not twin.packets:
-        return first, last
-    for begin in (first, first + 1, first - 1):
-        end = begin + twin.packets
-        run = stream.digests[32 * max(0, begin) : 32 * end]
-        if abs(end - last) <= 1 and run == twin.digests:
-            return begin, end
-    return first, last
 
 
 def _residue(stream: StreamContents, part: Part, first: int, last: int) -> str:
@@ -259,10 +241,7 @@ def _texts_compared(
     """Text subtitles: what is read, and when. Empty packets only fill gaps."""
     tick = stream.time_base
     before = [
-        event
-        for event in stream.events
-        if (part.first is None or (event.pts + event.duration) * tick > part.first)
-        and (part.last is None or event.pts * tick < part.last)
+        event for event in stream.events if part.touched(event.pts * tick, event.duration * tick)
     ]
     details.update(events_in=len(before), events_out=len(twin.events))
     same = stream.codec == twin.codec

@@ -46,6 +46,11 @@ class Part:
     def whole(self) -> bool:
         return self.first is None and self.last is None
 
+    def touched(self, begin: Fraction, duration: Fraction) -> bool:
+        """Whether any of what begins then lies in it."""
+        early = self.first is not None and begin < self.first and begin + duration <= self.first
+        return not early and (self.last is None or begin < self.last)
+
 
 def labels_lost(stream: StreamContents, twin: StreamContents, output: Inventory) -> list[str]:
     """What is said of a stream and no more in the output."""

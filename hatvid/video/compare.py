@@ -21,7 +21,7 @@ from torch import Tensor
 from hatvid.options import InputOptions
 from hatvid.video.color import ColorTags, planes_to_rgb, rgb_to_planes
 from hatvid.video.convert import PlaneLayout, frame_to_planes
-from hatvid.video.inventory import NO_PTS, open_file
+from hatvid.video.inventory import NO_PTS, open_file, read_packets
 
 __all__ = ["Likeness", "Presented", "decoded", "likenesses", "present"]
 
@@ -29,6 +29,9 @@ _REACH = 2
 """How many frames before and after its own an output frame is compared with."""
 
 _BLOCK = 8
+
+type _Promise = tuple[int | None, int | None, bool]
+"""pts, dts and whether it is a key frame, of a packet."""
 
 _GRAY = PlaneLayout(pix_fmt="gray16le", family="gray", depth=16, plane_order=(0,))
 
@@ -60,13 +63,19 @@ def present(path: Path, stream: int, *, reading: InputOptions | None = None) -> 
         InputError: the file cannot be read.
     """
     found = Presented()
-    promised: list[tuple[int, bool]] = []  # pts and key, of packets in their order
-    failed: list[int] = []  # how many packets had been read at each error
+    promised: list[_Promise] = []
+    failed: list[int] = []
     for frame in _frames(path, stream, reading, promised, failed):
         stamp = frame.pts if frame.pts is not None else frame.dts
         found.pts.append(NO_PTS if stamp is None else stamp)
         found.durations.append(frame.duration or 0)
-    lost, doubtful = _lost(promised, failed, set(found.pts))
+    times = [(pts, key) for pts, _, key in promised if pts is not None]
+    if not times:
+        # Without pts, as in AVI, frames are shown in the order of decoding times.
+        order = sorted(dts for _, dts, _ in promised if dts is not None)
+        untimed = [NO_PTS] * len(found.pts)
+        found.pts[:] = array("q", order if len(order) == len(found.pts) else untimed)
+    lost, doubtful = _lost(times, failed, set(found.pts))
     return replace(found, lost=lost, doubtful=doubtful, errors=len(failed))
 
 
@@ -76,16 +85,18 @@ def decoded(path: Path, stream: int, reading: InputOptions | None) -> Iterator[a
     Raises:
         InputError: the file cannot be read.
     """
-    return _frames(path, stream, reading, [], [])
+    return _frames(path, stream, reading)
 
 
 def _frames(
     path: Path,
     stream: int,
     reading: InputOptions | None,
-    promised: list[tuple[int, bool]],
-    failed: list[int],
+    promised: list[_Promise] | None = None,
+    failed: list[int] | None = None,
 ) -> Iterator[av.VideoFrame]:
+    """Decode; note in ``promised`` the packets that should become frames, and in ``failed``
+    after how many of them decoding failed."""
     with open_file(path, reading) as container:
         video = container.streams[stream]
         assert isinstance(video, av.VideoStream)
@@ -93,24 +104,25 @@ def _frames(
         video.thread_type = "SLICE"
         context = video.codec_context
         context.flags |= av.codec.context.Flags.output_corrupt
-        packets = container.demux(video)
+        clock = None if promised is None else video
+        packets = read_packets(container, video, clock=clock)
         while True:
             try:
                 packet = next(packets, None)
-            except (av.error.FFmpegError, OSError):
+            except (av.error.FFmpegError, OSError, ValueError):
                 packet = None  # the file ends here
-            data = packet if packet is not None and packet.size else None
-            if data is not None and data.pts is not None and not data.is_discard:
-                promised.append((data.pts, data.is_keyframe))
+            if promised is not None and packet is not None and not packet.is_discard:
+                promised.append((packet.pts, packet.dts, packet.is_keyframe))
             try:
-                yield from context.decode(data)
+                yield from context.decode(packet)
             except av.error.EOFError:
                 return
             except (av.error.FFmpegError, ValueError):
-                failed.append(max(0, len(promised) - 1))
-                if data is None:
+                if failed is not None and promised is not None:
+                    failed.append(max(0, len(promised) - 1))
+                if packet is None:
                     continue
-            if data is None:
+            if packet is None:
                 return
 
 

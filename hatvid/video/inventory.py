@@ -24,17 +24,19 @@ from hatvid.errors import InputError
 from hatvid.options import InputOptions
 from hatvid.selectors import StreamSpecifier
 from hatvid.video.opening import choose_video, open_input, selected
+from hatvid.video.timeline import Timeline
 
 __all__ = [
-    "NO_PTS",
-    "TEXT_SUBTITLES",
     "Chapter",
     "Event",
     "Inventory",
+    "NO_PTS",
     "StreamContents",
+    "TEXT_SUBTITLES",
     "filtered",
     "holds",
     "open_file",
+    "read_packets",
     "take_stock",
 ]
 
@@ -172,9 +174,11 @@ def take_stock(
         contents = {stream.index: _described(stream) for stream in container.streams}
         ended_early = None
         try:
-            for packet in _packets(container):
+            video = container.streams.video
+            clock = None if wanted is None else next(s for s in video if s.index == index)
+            for packet in read_packets(container, clock=clock):
                 _count(contents[packet.stream_index], packet, counted_only=index)
-        except (av.error.FFmpegError, OSError) as error:
+        except (av.error.FFmpegError, OSError, ValueError) as error:
             ended_early = getattr(error, "strerror", None) or str(error)
         if container.format.name.startswith("mov"):
             promised = len(container.streams[index].index_entries)
@@ -194,10 +198,22 @@ def take_stock(
         )
 
 
-def _packets(container: av.container.InputContainer) -> Iterator[av.Packet[Stream]]:
-    for packet in container.demux():
+def read_packets(
+    container: av.container.InputContainer, *streams: Stream, clock: av.VideoStream | None = None
+) -> Iterator[av.Packet[Stream]]:
+    """The packets that hold data, in the order of the file.
+
+    Args:
+        streams: only theirs; none takes all.
+        clock: the video of an input whose clock may jump back, as where two recordings
+            were joined: times then go on as :mod:`hatvid.video.timeline` says.
+    """
+    line = None if clock is None else Timeline(container, clock, [])
+    for packet in container.demux(*streams):
         if packet.size:
-            yield packet
+            yield from [packet] if line is None else line.feed(packet)
+    if line is not None:
+        yield from line.finish()
 
 
 def _first_video(container: av.container.InputContainer, path: Path) -> int:

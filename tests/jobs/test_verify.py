@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -567,6 +568,35 @@ def test_a_part_begins_at_zero(film: Path, decoded: list[Picture], tmp_path: Pat
     wrong = write(tmp_path / "wrong.mkv", one_off)
     found = verify(film, wrong, start=start, end=end, streams=asked)
     assert "pictures" in failed(found), texts(found)
+
+
+@pytest.mark.parametrize(("skipped", "right"), [(0, True), (1, False), (-1, False)])
+def test_a_part_has_the_sound_that_touches_it(
+    film: Path, decoded: list[Picture], tmp_path: Path, skipped: int, right: bool
+) -> None:
+    start, end = decoded[6][0], decoded[20][0]
+
+    def moved(packet: av.Packet[Any], number: int) -> av.Packet[Any] | None:
+        assert packet.pts is not None
+        assert packet.duration is not None
+        first = start // 90 + skipped * packet.duration
+        if packet.pts + packet.duration <= first or packet.pts >= end // 90:
+            return None
+        packet.pts = packet.dts = packet.pts - start // 90
+        return packet
+
+    part = [(at - start, length, planes) for at, length, planes in enlarged(decoded)[6:20]]
+    without = frozenset({2, 3, 4})
+    output = tmp_path / "part.nut"  # Matroska would move all to begin at 0
+    write(output, part, film, without=without, packets={1: moved}, chapters=slice(0))
+    asked = StreamOptions(map=tuple(map(StreamSpecifier.parse, ("v", "a:0"))))
+    points = {"start": TimePoint.parse("6f"), "end": TimePoint.parse("20f")}
+    found = verify(film, output, streams=asked, **points)
+    if right:
+        assert found.ok, texts(found)
+        assert re.search(r"begins \d+\.\d ms early and ends \d+\.\d ms late", texts(found))
+    else:
+        assert failed(found) == ["stream 1"], texts(found)
 
 
 @pytest.fixture
