@@ -51,7 +51,8 @@ class Timeline:
         self._step = 1 / rate if rate else Fraction(1, 25)
         self._held: deque[AnyPacket] = deque()
         self._offsets = [Fraction(0)]
-        self._epoch: dict[int, int] = {}
+        self._joint: AnyPacket | None = None  # the first video packet of the newest offset
+        self._epoch: dict[int, int] = {}  # which offset each stream goes by
         self._last: dict[int, Fraction] = {}  # dts by stream, in seconds, as given out
         self._video_end: Fraction | None = None
         self._joined_at = Fraction(0)
@@ -80,6 +81,8 @@ class Timeline:
     def _understood(self, place: int, *, ready: bool) -> bool:
         """Settle what the held video packet at ``place`` means; False: more must be seen."""
         packet = self._held[place]
+        if packet is self._joint:
+            return True
         before = [p for p in list(self._held)[:place] if p.stream_index == self._video]
         last = self._seconds(before[-1]) if before else self._last.get(self._video)
         at = self._seconds(packet)
@@ -144,7 +147,7 @@ class Timeline:
                 f"{float(at):.3f} s: what follows is moved by {float(end - shown):.3f} s, all "
                 "streams alike"
             )
-        self._joined_at = last
+        self._joined_at, self._joint = last, packet
 
     def _placed(self, packet: AnyPacket) -> AnyPacket:
         index = packet.stream_index
@@ -161,11 +164,14 @@ class Timeline:
         return packet
 
     def _chosen(self, packet: AnyPacket) -> int:
-        """Which offset a packet goes by: the video the newest, others once they jump."""
+        """Which offset a packet goes by: the video changes at the joint, others once they
+        jump."""
         index, newest = packet.stream_index, len(self._offsets) - 1
         current = self._epoch.get(index, 0)
-        if index == self._video or current == newest:
+        if current == newest or packet is self._joint:
             return newest
+        if index == self._video:
+            return current
         at = self._seconds(packet)
         now = self._last.get(self._video, Fraction(0))
         if at is None:
@@ -184,9 +190,7 @@ class Timeline:
 
     def _shift(self, packet: AnyPacket) -> Fraction:
         index = packet.stream_index
-        offset = self._offsets[
-            len(self._offsets) - 1 if index == self._video else self._epoch.get(index, 0)
-        ]
+        offset = self._offsets[self._epoch.get(index, 0)]
         last = self._last.get(index, self._last.get(self._video))
         if not self._wraps or last is None or packet.dts is None:
             return offset

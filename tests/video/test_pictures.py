@@ -181,6 +181,40 @@ def test_no_time_at_all_follows_the_frame_before() -> None:
     assert [(time.pts, time.moved) for time in times] == [(0, True), (4, True)]
 
 
+def test_durations_that_the_file_does_not_tell_reach_to_the_next_frame() -> None:
+    """The last frame lasts as long as the one before it."""
+    times = played(
+        (key(0), [Frame(0, duration=0)]),
+        (Packet(3), [Frame(3, duration=2)]),
+        (Packet(9), [Frame(9, duration=0)]),
+        drained=[[Frame(10, duration=0)]],
+    )
+    assert [(time.pts, time.duration) for time in times] == [(0, 3), (3, 2), (9, 1), (10, 1)]
+
+
+def test_frames_without_pts_have_the_decoding_times_of_packets_in_order() -> None:
+    """What is decoded second is shown fifth; every packet is one frame."""
+    times = played(
+        *((Packet(None, dts=dts, is_keyframe=dts == 0), []) for dts in (0, 2, 4)),
+        (Packet(None, dts=6), [Frame(None, opaque=0, key_frame=True)]),
+        (Packet(None, dts=8), [Frame(None, opaque=6)]),
+        drained=[[Frame(None, opaque=4)], [Frame(None, opaque=8)], [Frame(None, opaque=2)]],
+    )
+    assert [(time.pts, time.moved) for time in times] == [(n, False) for n in (0, 2, 4, 6, 8)]
+
+
+def test_a_packet_without_a_frame_shifts_the_others_until_a_key_frame_only() -> None:
+    """As of two fields in packets of their own."""
+    times = played(
+        (Packet(None, dts=0, is_keyframe=True), [Frame(None, opaque=0, key_frame=True)]),
+        (Packet(None, dts=1), []),
+        (Packet(None, dts=2), [Frame(None, opaque=2)]),
+        (Packet(None, dts=3, is_keyframe=True), [Frame(None, opaque=3, key_frame=True)]),
+        (Packet(None, dts=4), [Frame(None, opaque=4)]),
+    )
+    assert shown(times) == [(0, False), (1, False), (3, False), (4, False)]
+
+
 def test_strict_refuses_a_frame_that_is_damaged_only() -> None:
     script = ((key(0), [Frame(0)]), (Packet(12), [Frame(12, is_corrupt=True)]))
     assert [time.damaged for time in played(*script)] == [False, True]
