@@ -16,7 +16,13 @@ from av.video.format import VideoFormat, names
 from numpy.typing import NDArray
 
 from hatvid.errors import InputError
-from hatvid.video.convert import PlaneLayout, frame_to_planes, planar_pix_fmt, planes_to_frame
+from hatvid.video.convert import (
+    PlaneLayout,
+    conversion_note,
+    frame_to_planes,
+    planar_pix_fmt,
+    planes_to_frame,
+)
 
 SUBSAMPLING = {"410": (4, 4), "411": (4, 1), "420": (2, 2), "422": (2, 1), "440": (1, 2)}
 SIZES = [(1, 1), (33, 17), (64, 48), (37, 3), (2, 2)]
@@ -31,12 +37,25 @@ PLANAR = [
     *(f"yuv440p{d}" for d in ("", "10le", "12le")),
     *("yuv410p", "yuv411p"),
     *(f"yuvj{s}p" for s in ("411", "420", "422", "440", "444")),
+    *(f"yuva{s}p{d}" for s in ("420", "422", "444") for d in ("", "9le", "10le", "16le")),
+    *("yuva422p12le", "yuva444p12le", "ya8", "ya16le"),
+    *(f"gbrap{d}" for d in ("", "10le", "12le", "14le", "16le")),
 ]
 
 
 def depth_of(pix_fmt: str) -> int:
-    digits = pix_fmt.partition("p")[2] if "p" in pix_fmt else pix_fmt.removeprefix("gray")
+    digits = pix_fmt.partition("p")[2] if "p" in pix_fmt else pix_fmt.lstrip("gray")
     return int(digits.removesuffix("le") or 8)
+
+
+def order_of(pix_fmt: str) -> list[int]:
+    """Which of the stored planes holds each component; an alpha plane is the last of both."""
+    alpha = "yuva" in pix_fmt or "gbrap" in pix_fmt
+    # FFmpeg stores G, B, R.
+    colour = (
+        [2, 0, 1] if "gb" in pix_fmt else [0] if pix_fmt.startswith(("gr", "ya")) else [0, 1, 2]
+    )
+    return [*colour, len(colour)] if alpha or pix_fmt.startswith("ya") else colour
 
 
 def random_planes(pix_fmt: str, width: int, height: int) -> list[NDArray[np.integer]]:
@@ -45,8 +64,10 @@ def random_planes(pix_fmt: str, width: int, height: int) -> list[NDArray[np.inte
     across, down = next((v for k, v in SUBSAMPLING.items() if k in pix_fmt), (1, 1))
     small = (-(-height // down), -(-width // across))
     shapes = [(height, width)]
-    if not pix_fmt.startswith("gray"):
+    if not pix_fmt.startswith(("gray", "ya")):
         shapes += [small, small]
+    if len(order_of(pix_fmt)) in (2, 4):
+        shapes.append((height, width))
     kind = np.uint8 if depth_of(pix_fmt) == 8 else np.dtype("<u2")
     return [rng.integers(0, 1 << depth_of(pix_fmt), shape).astype(kind) for shape in shapes]
 
@@ -70,6 +91,8 @@ def encode_raw(frame: av.VideoFrame) -> bytes:
 
 
 def joined(planes: list[NDArray[np.integer]]) -> bytes:
+    if len(planes) == 2:  # gray and alpha share a plane
+        planes = [interleaved(*planes)]
     return b"".join(plane.tobytes() for plane in planes)
 
 
@@ -79,11 +102,12 @@ def test_planar_both_ways(pix_fmt: str, size: tuple[int, int]) -> None:
     width, height = size
     stored = random_planes(pix_fmt, width, height)
     layout, planes = frame_to_planes(decode_raw(pix_fmt, width, height, joined(stored)))
-    # FFmpeg stores G, B, R.
-    order = [2, 0, 1] if pix_fmt.startswith("gbr") else range(len(stored))
+    order = order_of(pix_fmt)
     assert layout.pix_fmt == pix_fmt.replace("j", "")
     assert layout.depth == depth_of(pix_fmt)
-    assert layout.family == ("rgb" if "gbr" in pix_fmt else "gray" if "gray" in pix_fmt else "yuv")
+    families = {"g": "gray", "y": "gray", "gbr": "rgb", "yuv": "yuv"}
+    assert layout.family == families[pix_fmt[:3] if pix_fmt[:3] in families else pix_fmt[0]]
+    assert layout.alpha == (len(order) in (2, 4))
     assert layout.plane_shapes(height, width) == tuple(stored[index].shape for index in order)
     for plane, index in zip(planes, order, strict=True):
         assert plane.dtype == (torch.uint8 if layout.depth == 8 else torch.uint16)
@@ -157,13 +181,21 @@ def packed_422(planes: list[NDArray[np.integer]], order: str) -> bytes:
 
 
 def pixels(planes: list[NDArray[np.integer]], order: str) -> bytes:
-    g, b, r = planes
-    parts = {"r": r, "g": g, "b": b, "0": np.full_like(r, 99)}
+    g, b, r, *rest = planes
+    parts = {"r": r, "g": g, "b": b, "0": np.full_like(r, 99), "a": rest[0] if rest else r}
     return np.stack([parts[name] for name in order], -1).tobytes()
 
 
+def ten_bit_words(planes: list[NDArray[np.integer]], order: str) -> bytes:
+    """Three samples in each 32-bit word, the first one named on top below two idle bits."""
+    g, b, r = (plane.astype("<u4") for plane in planes)
+    parts = {"r": r, "g": g, "b": b}
+    first, second, third = (parts[name] for name in order)
+    return (first << 20 | second << 10 | third | 3 << 30).astype("<u4").tobytes()
+
+
 def swapped(planes: list[NDArray[np.integer]]) -> bytes:
-    return b"".join(plane.byteswap().tobytes() for plane in planes)
+    return joined([plane.byteswap() for plane in planes])
 
 
 PACKED = {
@@ -189,6 +221,33 @@ PACKED = {
     "rgb48le": ("gbrp16le", lambda p: pixels(p, "rgb")),
     "bgr48le": ("gbrp16le", lambda p: pixels(p, "bgr")),
     "rgb48be": ("gbrp16le", lambda p: pixels([x.byteswap() for x in p], "rgb")),
+    "nv42": ("yuv444p", lambda p: semi_planar(p, swap=True)),
+    "p212le": ("yuv422p12le", lambda p: semi_planar(p, 4)),
+    "p216le": ("yuv422p16le", lambda p: semi_planar(p)),
+    "p410le": ("yuv444p10le", lambda p: semi_planar(p, 6)),
+    "p412le": ("yuv444p12le", lambda p: semi_planar(p, 4)),
+    "p416le": ("yuv444p16le", lambda p: semi_planar(p)),
+    "y210le": ("yuv422p10le", lambda p: packed_422([x << 6 for x in p], "yuYv")),
+    "y212le": ("yuv422p12le", lambda p: packed_422([x << 4 for x in p], "yuYv")),
+    "xv36le": ("yuv444p12le", lambda p: pixels([x << 4 for x in p], "bgr0")),
+    "yuv444p10msble": ("yuv444p10le", lambda p: joined([x << 6 for x in p])),
+    "yuv444p12msble": ("yuv444p12le", lambda p: joined([x << 4 for x in p])),
+    # In the words of pixels(): Y is g, U is b, V is r.
+    "ayuv": ("yuva444p", lambda p: pixels(p, "agbr")),
+    "vuya": ("yuva444p", lambda p: pixels(p, "rbga")),
+    "ayuv64le": ("yuva444p16le", lambda p: pixels(p, "agbr")),
+    "x2rgb10le": ("gbrp10le", lambda p: ten_bit_words(p, "rgb")),
+    "x2bgr10le": ("gbrp10le", lambda p: ten_bit_words(p, "bgr")),
+    "rgba": ("gbrap", lambda p: pixels(p, "rgba")),
+    "bgra": ("gbrap", lambda p: pixels(p, "bgra")),
+    "argb": ("gbrap", lambda p: pixels(p, "argb")),
+    "abgr": ("gbrap", lambda p: pixels(p, "abgr")),
+    "rgba64le": ("gbrap16le", lambda p: pixels(p, "rgba")),
+    "bgra64le": ("gbrap16le", lambda p: pixels(p, "bgra")),
+    "rgba64be": ("gbrap16le", lambda p: pixels([x.byteswap() for x in p], "rgba")),
+    "yuva444p10be": ("yuva444p10le", swapped),
+    "gbrap12be": ("gbrap12le", swapped),
+    "ya16be": ("ya16le", swapped),
     "gray10be": ("gray10le", swapped),
     "gray16be": ("gray16le", swapped),
     "yuv420p10be": ("yuv420p10le", swapped),
@@ -207,9 +266,86 @@ def test_packed_formats_hold_their_planar_twin(pix_fmt: str, size: tuple[int, in
     stored = random_planes(twin, width, height)
     layout, planes = frame_to_planes(decode_raw(pix_fmt, width, height, pack(stored)))
     assert layout == PlaneLayout.of(twin)
-    order = [2, 0, 1] if twin.startswith("gbr") else range(len(stored))
-    for tensor, index in zip(planes, order, strict=True):
+    for tensor, index in zip(planes, order_of(twin), strict=True):
         np.testing.assert_array_equal(tensor.numpy(), stored[index])
+
+
+WRITTEN = [
+    *("rgb24", "bgr24", "rgba", "bgra", "argb", "abgr", "rgb48be", "rgba64le", "rgba64be"),
+    *("gray16be", "nv12", "p010le", "p210le", "ayuv64le"),
+]
+
+
+@pytest.mark.parametrize("pix_fmt", WRITTEN)
+def test_packed_formats_are_written_too(pix_fmt: str) -> None:
+    """For encoders that take no planar one. FFmpeg packs p010 at odd widths wrongly."""
+    twin, pack = PACKED[pix_fmt]
+    width, height = (34, 18) if pix_fmt == "p010le" else (33, 17)
+    stored = random_planes(twin, width, height)
+    layout = PlaneLayout.packed(pix_fmt)
+    assert layout is not None
+    planes = tuple(torch.from_numpy(stored[index]) for index in order_of(twin))
+    frame = planes_to_frame(planes, layout)
+    assert frame.format.name == pix_fmt
+    assert encode_raw(frame) == pack(stored)
+
+
+def test_alpha_is_never_left_out_by_mistake() -> None:
+    layout = PlaneLayout.of("gbrap")
+    assert layout is not None
+    with pytest.raises(ValueError, match="alpha is a plane too"):
+        planes_to_frame((torch.zeros(2, 2, dtype=torch.uint8),) * 3, layout)
+
+
+def palette_frame(alpha: int) -> tuple[av.VideoFrame, NDArray[np.uint8], NDArray[np.uint8]]:
+    """A frame, its (height, width) codes, and its (256, 4) palette as A, R, G, B."""
+    rng = np.random.default_rng(7)
+    codes = rng.integers(0, 200, (5, 37), dtype=np.uint8)
+    palette = rng.integers(0, 256, (256, 4), dtype=np.uint8)
+    palette[:200, 0] = 255
+    palette[codes[2, 3], 0] = alpha  # unused entries may hold anything
+    frame = av.VideoFrame(37, 5, "pal8")
+    rows = np.zeros((5, frame.planes[0].line_size), np.uint8)
+    rows[:, :37] = codes
+    frame.planes[0].update(rows.tobytes())
+    words = palette.astype(np.uint32) @ np.array([1 << 24, 1 << 16, 1 << 8, 1], np.uint32)
+    frame.planes[1].update(words.astype(np.uint32).tobytes())
+    return frame, codes, palette
+
+
+@pytest.mark.parametrize(("alpha", "name"), [(255, "gbrp"), (3, "gbrap")])
+def test_a_palette_is_looked_up(alpha: int, name: str) -> None:
+    frame, codes, palette = palette_frame(alpha)
+    layout, planes = frame_to_planes(frame)
+    assert layout == PlaneLayout.of(name)
+    for tensor, part in zip(planes, (1, 2, 3, 0), strict=False):
+        np.testing.assert_array_equal(tensor.numpy(), palette[codes, part])
+    assert len(planes) == len(layout.plane_order)
+
+
+@pytest.mark.parametrize("width", [1, 8, 13])
+@pytest.mark.parametrize("pix_fmt", ["monow", "monob"])
+@pytest.mark.parametrize(
+    ("color_range", "black", "white"), [(0, 16, 235), (1, 16, 235), (2, 0, 255)]
+)
+def test_bits_become_black_and_white(
+    pix_fmt: str, width: int, color_range: int, black: int, white: int
+) -> None:
+    shown = np.random.default_rng(width).integers(0, 2, (3, width), dtype=np.uint8)
+    bits = 1 - shown if pix_fmt == "monow" else shown
+    frame = decode_raw(pix_fmt, width, 3, np.packbits(bits, axis=1).tobytes())
+    frame.color_range = color_range
+    layout, [plane] = frame_to_planes(frame)
+    assert layout == PlaneLayout.of("gray")
+    np.testing.assert_array_equal(plane.numpy(), np.where(shown == 1, white, black))
+
+
+def test_what_is_not_written_again_is_said() -> None:
+    assert conversion_note("pal8") == (
+        "pal8 is read as gbrp: its palette is looked up; no output is pal8 again"
+    )
+    assert conversion_note("yuv420p") is None
+    assert PlaneLayout.packed("pal8") is PlaneLayout.packed("monob") is None
 
 
 def test_repacking_is_the_same_every_time() -> None:
@@ -229,6 +365,8 @@ def test_repacking_never_changes_depth_or_sampling() -> None:
         if planar is None:
             continue
         packed, flat = VideoFormat(name, 16, 16), VideoFormat(planar, 16, 16)
+        if conversion_note(name) is not None:
+            continue
         assert [c.bits for c in packed.components] == [c.bits for c in flat.components], name
         assert packed.chroma_width(16) == flat.chroma_width(16), name
         assert packed.chroma_height(16) == flat.chroma_height(16), name
@@ -237,10 +375,9 @@ def test_repacking_never_changes_depth_or_sampling() -> None:
 
 
 REFUSED = [
-    *("pal8", "monow", "monob", "xyz12le", "rgb8", "rgb565le", "x2rgb10le", "v30xle", "xv36le"),
-    *("yuva420p", "yuva444p10le", "gbrap", "rgba", "bgra", "argb", "rgba64le", "ya8", "ayuv64le"),
-    *("gbrpf32le", "grayf32le", "gbrpf16le", "gray32le", "bayer_rggb8", "bayer_bggr16le"),
-    *("gbrp10msble", "yuv444p12msble"),
+    *("xyz12le", "rgb8", "rgb565le", "v30xle", "gbrp10msble", "gbrp12msble"),
+    *("gbrpf32le", "grayf32le", "gbrpf16le", "yaf16le", "gbrapf32le", "gray32le"),
+    *("bayer_rggb8", "bayer_bggr16le"),
 ]
 
 
