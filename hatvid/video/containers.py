@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hatvid.errors import OptionError
 
-__all__ = ["CONTAINERS", "Container", "container_of"]
+__all__ = ["CONTAINERS", "FORMATS", "Container", "container_of", "format_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,29 @@ class Container:
     codec: str
     tick: Fraction | None = None
     before_zero: bool = True
-    """Whether packets may be decoded before time zero, as B-frames of a video that
-    starts there are. If not, the muxer moves all times together."""
+    """Whether anything may begin before time zero. If not, decoding times of the video are
+    raised to it, and packets of other streams that begin before it are left out."""
+
+    rotates: bool = False
+    """Whether it holds a display matrix."""
+
+    timed: bool = True
+    """Whether each frame has a time of its own; if not, all are equally long."""
+
+    tagged: bool = True
+    """Whether it, or the bitstream in it, tells matrix, primaries and transfer."""
+
+    others: bool = True
+    """Whether it holds any stream but the video."""
+
+    pix_fmts: tuple[str, ...] | None = None
+    """What it takes of uncompressed video; None where the encoder decides."""
+
+    options: tuple[tuple[str, str], ...] = ()
+    """What its muxer must be told."""
+
+    piped: tuple[tuple[str, str], ...] = ()
+    """What its muxer must be told where the output cannot seek."""
 
     def holds(self, time_base: Fraction) -> bool:
         """Whether every multiple of ``time_base`` is a timestamp here."""
@@ -34,21 +55,74 @@ class Container:
 
 
 _MILLISECOND = Fraction(1, 1000)
-_MP4 = Container(muxer="mp4", codec="libx264")
+# An index at the end needs a way back to the beginning; fragments have each their own.
+_FRAGMENTS = (("movflags", "frag_keyframe+empty_moov+default_base_moof"),)
+_DEPTHS = ("", "9le", "10le", "12le", "14le", "16le")
+_Y4M_PIX_FMTS = (
+    *("gray", "gray9le", "gray10le", "gray12le", "gray16le", "yuv411p", "yuva444p"),
+    *(f"yuv{chroma}p{depth}" for chroma in (420, 422, 444) for depth in _DEPTHS),
+)
+_RAW_PIX_FMTS = (
+    *_Y4M_PIX_FMTS,
+    *("gray14le", "yuv410p", "yuv440p", "yuva420p", "yuva422p", "gbrp", "gbrap"),
+    *(f"gbrp{depth}" for depth in _DEPTHS[1:]),
+)
+
+_MP4 = Container(muxer="mp4", codec="libx264", rotates=True, piped=_FRAGMENTS)
+_MOV = Container(muxer="mov", codec="libx264", rotates=True, piped=_FRAGMENTS)
+_MATROSKA = Container(muxer="matroska", codec="libx264", tick=_MILLISECOND, rotates=True)
+_WEBM = Container(muxer="webm", codec="libvpx-vp9", tick=_MILLISECOND, rotates=True)
 _MPEGTS = Container(muxer="mpegts", codec="libx264", tick=Fraction(1, 90000), before_zero=False)
+_FLV = Container(muxer="flv", codec="libx264", tick=_MILLISECOND, before_zero=False)
+_NUT = Container(muxer="nut", codec="libx264", before_zero=False)
+_Y4M = Container(
+    muxer="yuv4mpegpipe",
+    codec="rawvideo",
+    timed=False,
+    tagged=False,
+    others=False,
+    pix_fmts=_Y4M_PIX_FMTS,
+    options=(("strict", "-1"),),  # more than 8 bits are no part of the first definition
+)
+_RAW = Container(
+    muxer="rawvideo",
+    codec="rawvideo",
+    timed=False,
+    tagged=False,
+    others=False,
+    pix_fmts=_RAW_PIX_FMTS,
+)
 
 CONTAINERS = {
     ".mp4": _MP4,
     ".m4v": _MP4,
-    ".mov": Container(muxer="mov", codec="libx264"),
-    ".mkv": Container(muxer="matroska", codec="libx264", tick=_MILLISECOND),
-    ".webm": Container(muxer="webm", codec="libvpx-vp9", tick=_MILLISECOND),
+    ".mov": _MOV,
+    ".mkv": _MATROSKA,
+    ".webm": _WEBM,
     ".ts": _MPEGTS,
     ".m2ts": _MPEGTS,
     ".mts": _MPEGTS,
-    ".flv": Container(muxer="flv", codec="libx264", tick=_MILLISECOND, before_zero=False),
-    ".nut": Container(muxer="nut", codec="libx264", before_zero=False),
+    ".flv": _FLV,
+    ".nut": _NUT,
+    ".y4m": _Y4M,
 }
+"""By the extension of a file. AVI is none of them: it holds no times and no aspect ratio."""
+
+FORMATS = {
+    "y4m": _Y4M,
+    "mp4": _MP4,
+    "mov": _MOV,
+    "mkv": _MATROSKA,
+    "matroska": _MATROSKA,
+    "webm": _WEBM,
+    "nut": _NUT,
+    "ts": _MPEGTS,
+    "mpegts": _MPEGTS,
+    "flv": _FLV,
+    "rawvideo": _RAW,
+}
+"""By the name of a format, for an output that has no file name. The first is the one
+written unless another is named."""
 
 
 def container_of(path: Path) -> Container:
@@ -62,5 +136,19 @@ def container_of(path: Path) -> Container:
         kind = f"{path.suffix} files are" if path.suffix else "a file without an extension is"
         raise OptionError(
             f"{path.name}: {kind} not written by hatvid; name one of {', '.join(CONTAINERS)}"
+        )
+    return container
+
+
+def format_of(name: str) -> Container:
+    """The container that the name of a format asks for.
+
+    Raises:
+        OptionError: it is none that hatvid writes.
+    """
+    container = FORMATS.get(name.lower())
+    if container is None:
+        raise OptionError(
+            f"format {name!r} is not written by hatvid; choose one of {', '.join(FORMATS)}"
         )
     return container

@@ -75,8 +75,12 @@ class OutputFile(io.RawIOBase):
         self._passing = None if self._finished else rewriter
         self.error: OSError | None = None
         """The first error that the file gave."""
+        self.discarding = False
+        """Take what is written and leave it, as nobody wants it any more."""
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
+        if self.discarding:
+            return len(data)
         self._write(data if self._passing is None else self._passing.feed(data))
         return len(data)
 

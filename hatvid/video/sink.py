@@ -4,101 +4,143 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from typing import BinaryIO
 
 import av
 
 from hatvid.errors import HatvidError, OutputError
-from hatvid.video.color import ColorTags
-from hatvid.video.containers import Container
-from hatvid.video.convert import planes_to_frame
-from hatvid.video.encoders import EncoderChoice
-from hatvid.video.pictures import AnyPacket
+from hatvid.options import StreamOptions
+from hatvid.video.copying import PacketCopier
+from hatvid.video.headers import header_rewriter
+from hatvid.video.outfile import OutputFile
+from hatvid.video.pictures import AnyPacket, FrameTime
 from hatvid.video.source import FrameBatch, VideoSource
-from hatvid.video.streams import StreamFate, copy_metadata, copy_streams, described
+from hatvid.video.streams import (
+    StreamFate,
+    StreamPlan,
+    container_options,
+    copy_metadata,
+    described,
+    open_streams,
+    plan_streams,
+    stream_tags,
+)
+from hatvid.video.track import OutputFormat, VideoTrack
 
 __all__ = ["OutputFormat", "VideoSink"]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-@dataclass(frozen=True, kw_only=True)
-class OutputFormat:
-    """What the encoder and the muxer are told.
-
-    Args:
-        width: of the output, in pixels.
-        height: of the output, in pixels.
-        tags: of the output, nothing unspecified that decides colour.
-        time_base: of the frames' pts, in seconds.
-        rate: average frame rate, a hint for the encoder's rate control.
-        sample_aspect_ratio: None leaves it unspecified.
-    """
-
-    container: Container
-    encoder: EncoderChoice
-    width: int
-    height: int
-    tags: ColorTags
-    time_base: Fraction
-    rate: Fraction | None
-    sample_aspect_ratio: Fraction | None
-
-
 class VideoSink:
-    """Writes one output file, into a binary file object that can seek.
+    """Writes one output into a binary file object.
+
+    Where it cannot seek, as a pipe cannot, the muxer writes what can be read as it comes.
 
     Args:
-        file: opened for writing; stays open.
+        file: opened for writing, and for reading too if it can seek; stays open.
         form: what to write.
         source: whose other streams, tags and chapters are carried over.
         cut: the output begins or ends within the input: timestamps are moved so that
             the first frame is at 0.
+        plan: what becomes of the other streams; None takes all that the container holds.
 
     Raises:
         OutputError: the encoder or the container refuses the format.
     """
 
     def __init__(
-        self, file: BinaryIO, form: OutputFormat, source: VideoSource, *, cut: bool = False
+        self,
+        file: BinaryIO,
+        form: OutputFormat,
+        source: VideoSource,
+        *,
+        cut: bool = False,
+        plan: StreamPlan | None = None,
     ) -> None:
-        self._file = _Watched(file)
+        muxer = form.container.muxer
+        if plan is None:
+            plan = plan_streams(source.container, source.stream, StreamOptions(), muxer, cut=cut)
         self._format = form
-        self._offset: Fraction | None = None if cut else Fraction(0)
+        self._cut = cut
+        self._offset: Fraction | None = None
         self._early: list[AnyPacket] = []
-        self.packets_copied: dict[int, int] = {}
-        self.packets_moved: dict[int, int] = {}
-        """Of those, how many had a time that went back and were moved after the last one."""
-        self.packets_lost: dict[int, int] = {}
-        """How many the container did not take."""
-        self._last_dts: dict[int, int] = {}
-        self.frames = 0
-        self.notes: list[str] = []
-        # By a file object and not by name: FFmpeg does not report what fails while it
-        # closes a file of its own, so that a full disk would leave a short file unnoticed.
-        self._container = av.open(self._file, "w", format=form.container.muxer)
+        self.fates: tuple[StreamFate, ...] = plan.fates
+        self.notes: list[str] = described(plan.fates)
+        tags = stream_tags(source.stream, muxer, changed=True, cut=cut)
+        tags.pop("alpha_mode", None)  # of a second picture in each packet, which we do not write
+        rewriter = header_rewriter(
+            muxer,
+            width=form.width,
+            height=form.height,
+            aspect=form.sample_aspect_ratio,
+            title=tags.get("title", ""),
+        )
+        if rewriter is not None and rewriter.placeholder is not None:
+            tags["title"] = rewriter.placeholder
+        self._file = OutputFile(file, rewriter)
+        self._container = av.open(
+            self._file,
+            "w",
+            format=muxer,
+            container_options=self._options(source, plan),
+        )
         try:
-            self._video = self._add_video()
-            self._twins, fates = copy_streams(source.container, source.stream, self._container)
-            self.fates: tuple[StreamFate, ...] = tuple(fates)
-            self.notes += described(fates)
-            self.notes += copy_metadata(source.container, self._container, cut=cut)
-            self._video.metadata.update(source.stream.metadata)
+            twins = open_streams(
+                plan, source.container, self._container, lambda: self._add_video(source, tags)
+            )
+            start, end = self._limits(source)
+            self.notes += copy_metadata(
+                source.container, self._container, cut=cut, start=start, end=end
+            )
             self._container.start_encoding()
+            self._copier = PacketCopier(
+                self._container,
+                twins,
+                before_zero=form.container.before_zero,
+                broken=lambda: self._file.error is not None,
+            )
         except HatvidError:
             self.abort()
             raise
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self.abort()
             raise self._translated(error) from error
+        self.copied = frozenset(twins)
+        """Indices of the input streams whose packets :meth:`write` takes."""
 
     @property
-    def copied(self) -> frozenset[int]:
-        """Indices of the input streams whose packets :meth:`write` takes."""
-        return frozenset(self._twins)
+    def frames(self) -> int:
+        """How many the encoder was given."""
+        return self._video.frames
+
+    @property
+    def side_data_lost(self) -> Counter[str]:
+        """Of how many frames the encoder did not take which side data, by its kind."""
+        return self._video.side_data_lost
+
+    @property
+    def packets_copied(self) -> dict[int, int]:
+        """By index of the input stream, how many packets were written."""
+        return self._copier.copied
+
+    @property
+    def packets_moved(self) -> dict[int, int]:
+        """Of those, how many had a time that went back and were moved after the last one."""
+        return self._copier.moved
+
+    @property
+    def packets_lost(self) -> dict[int, int]:
+        """How many the container did not take."""
+        return self._copier.lost
+
+    @property
+    def packets_early(self) -> dict[int, int]:
+        """How many begin before time zero, where the container holds nothing."""
+        return self._copier.early
 
     def write(self, item: FrameBatch | AnyPacket) -> None:
         """Encode the frames of a batch, or copy one packet.
@@ -107,10 +149,12 @@ class VideoSink:
             OutputError: the encoder failed, or the file cannot be written.
         """
         try:
-            if isinstance(item, av.Packet):
-                self._copy(item)
-            else:
+            if not isinstance(item, av.Packet):
                 self._encode(item)
+            elif self._offset is None:
+                self._early.append(item)  # where the output begins is not known yet
+            else:
+                self._copier.copy(item, self._offset)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._translated(error) from error
 
@@ -122,10 +166,10 @@ class VideoSink:
         """
         try:
             self._early.clear()  # with no frame they belong to nothing
-            for packet in self._video.encode(None):
-                self._container.mux(packet)
+            self._video.finish()
+            self._copier.finish()
             self._container.close()
-            self._file.flush()
+            self._file.finish()
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._translated(error) from error
         if self._file.error is not None:
@@ -133,97 +177,55 @@ class VideoSink:
 
     def abort(self) -> None:
         """Free the encoder; what was written is worth nothing."""
-        # The file is thrown away in any case.
+        # A pipe's reader must not take what was broken off for a whole file.
+        self._file.discarding = True
         with contextlib.suppress(av.error.FFmpegError, OSError, ValueError):
             self._container.close()
 
-    def _add_video(self) -> av.VideoStream:
-        form = self._format
-        rate = form.rate or Fraction(25)
-        stream = self._container.add_stream(
-            form.encoder.codec, rate=rate, options=dict(form.encoder.options)
+    # The header.
+
+    def _options(self, source: VideoSource, plan: StreamPlan) -> dict[str, str]:
+        container = self._format.container
+        options = dict(container.options)
+        told = container_options(source.container, container.muxer, cover=bool(plan.pictures))
+        for name, value in (*told.items(), *(() if self._file.seekable() else container.piped)):
+            options[name] = f"{options[name]}+{value}" if name in options else value
+        return options
+
+    def _limits(self, source: VideoSource) -> tuple[Fraction | None, Fraction | None]:
+        """Where the output begins and ends on the input's time line, in seconds."""
+        origin = source.info.start * source.info.time_base
+        start, end = source.limits() if self._cut else (None, None)
+        return (
+            None if start is None else start + origin,
+            None if end is None else end + origin,
         )
-        assert isinstance(stream, av.VideoStream)
-        context = stream.codec_context
-        context.width, context.height = form.width, form.height
-        context.pix_fmt = form.encoder.layout.pix_fmt
-        # The source's clock, not the frame rate's: pts then pass through as integers.
-        context.time_base = form.time_base
-        stream.time_base = form.time_base
-        context.framerate = rate
-        if form.sample_aspect_ratio is not None:
-            context.sample_aspect_ratio = form.sample_aspect_ratio
-        context.color_range = 2 if form.tags.full_range else 1
-        context.colorspace = form.tags.matrix
-        context.color_primaries = form.tags.primaries
-        context.color_trc = form.tags.transfer
-        context.chroma_sample_location = form.tags.chroma_location
-        # Packets take their durations from the frames: the last one has no successor.
-        context.flags |= av.codec.context.Flags.frame_duration
-        context.open()
-        return stream
+
+    def _add_video(self, source: VideoSource, tags: dict[str, str]) -> None:
+        form = self._format
+        if form.display_matrix is not None:
+            matrix = _scaled(form.display_matrix, form.width, source.info.width)
+            form = replace(form, display_matrix=matrix)
+        self._video = VideoTrack(self._container, form, tags, source.stream.disposition)
 
     def _encode(self, batch: FrameBatch) -> None:
-        tags = self._format.tags
+        carriers = batch.carriers or (None,) * len(batch.times)
         for number, time in enumerate(batch.times):
             if self._offset is None:
-                self._offset = time.pts * self._format.time_base
-                early, self._early = self._early, []
-                for packet in early:
-                    self._copy(packet)
+                self._begin(time)
+            assert self._offset is not None
+            pts = time.pts - int(self._offset / self._format.time_base)
             planes = tuple(plane[number] for plane in batch.planes)
-            frame = planes_to_frame(planes, self._format.encoder.layout)
-            frame.pts = time.pts - int(self._offset / self._format.time_base)
-            frame.duration = time.duration
-            frame.time_base = self._format.time_base
-            frame.color_range = 2 if tags.full_range else 1
-            frame.colorspace = tags.matrix
-            frame.color_primaries = tags.primaries
-            frame.color_trc = tags.transfer
-            frame.chroma_location = tags.chroma_location
-            for packet in self._video.encode(frame):
-                self._container.mux(packet)
-            self.frames += 1
+            self._video.encode(planes, time, pts, carriers[number])
 
-    def _copy(self, packet: AnyPacket) -> None:
-        if self._offset is None:
-            self._early.append(packet)  # where the output begins is not known yet
-            return
-        index = packet.stream_index
-        if self._offset:
-            tick = Fraction(packet.time_base.numerator, packet.time_base.denominator)
-            shift = round(self._offset / tick)
-            packet.pts = None if packet.pts is None else packet.pts - shift
-            packet.dts = None if packet.dts is None else packet.dts - shift
-        packet.stream = self._twins[index]
-        if not self._muxed(packet) and not self._muxed_later(packet, index):
-            self.packets_lost[index] = self.packets_lost.get(index, 0) + 1
-            return
-        if packet.dts is not None:
-            self._last_dts[index] = packet.dts
-        self.packets_copied[index] = self.packets_copied.get(index, 0) + 1
-
-    def _muxed(self, packet: AnyPacket) -> bool:
-        """Give a copied packet to the muxer; False if it does not take this one."""
-        try:
-            self._container.mux(packet)
-        except av.error.FFmpegError:
-            if self._file.error is not None:
-                raise
-            return False
-        return True
-
-    def _muxed_later(self, packet: AnyPacket, index: int) -> bool:
-        """Damaged files hold packets whose time goes back: try again after the last one."""
-        last = self._last_dts.get(index)
-        if last is None or packet.dts is None or packet.dts > last:
-            return False
-        packet.dts = last + 1
-        packet.pts = packet.dts if packet.pts is None else max(packet.pts, packet.dts)
-        if not self._muxed(packet):
-            return False
-        self.packets_moved[index] = self.packets_moved.get(index, 0) + 1
-        return True
+    def _begin(self, first: FrameTime) -> None:
+        """Settle by how much all times are moved, and write what waited for that."""
+        early = first.pts < 0 and not self._format.container.before_zero
+        at = first.pts * self._format.time_base
+        self._offset = at if self._cut or early else Fraction(0)
+        waiting, self._early = self._early, []
+        for packet in waiting:
+            self._copier.copy(packet, self._offset)
 
     def _translated(self, error: Exception) -> OutputError:
         """What went wrong, in the user's terms."""
@@ -233,6 +235,10 @@ class VideoSink:
             return OutputError(
                 f"no space left to write the output ({cause.strerror}); free some, or write "
                 "elsewhere with -o"
+            )
+        if isinstance(cause, BrokenPipeError):
+            return OutputError(
+                f"the reader of the output has gone ({cause.strerror}); look for why it ended"
             )
         if self._file.error is not None:
             return OutputError(f"the output cannot be written ({cause}); check its place")
@@ -249,39 +255,7 @@ class VideoSink:
         )
 
 
-class _Watched(io.RawIOBase):
-    """A file that remembers the first error of writing it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._inner = file
-        self.error: OSError | None = None
-
-    def write(self, data: bytes) -> int:  # type: ignore[override]
-        try:
-            return self._inner.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-    def flush(self) -> None:
-        try:
-            self._inner.flush()
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        try:
-            return self._inner.seek(offset, whence)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-    def tell(self) -> int:
-        return self._inner.tell()
-
-    def seekable(self) -> bool:
-        return True
-
-    def writable(self) -> bool:
-        return True
+def _scaled(matrix: tuple[int, ...], width: int, source_width: int) -> tuple[int, ...]:
+    """The same transform of a larger picture: only its translation is in pixels."""
+    across, down = (round(part * Fraction(width, source_width)) for part in matrix[6:8])
+    return (*matrix[:6], across, down, *matrix[8:])
