@@ -138,6 +138,9 @@ def choose_video(
         else:
             what = f"only {', '.join(kinds)}" if kinds else "no stream at all"
         raise InputError(f"{path} holds no video ({what}); name a file with a video stream")
+    # A damaged header names streams that have neither a decoder nor a size.
+    eligible = [s for s in eligible if _decodable(s) and s.codec_context.width] or eligible[:1]
+    eligible = _without_twins(container, eligible)
     chosen = eligible
     if wanted:
         taken = selected(streams, wanted)
@@ -369,6 +372,21 @@ def _decodable(stream: av.VideoStream) -> bool:
         return stream.codec_context is not None and stream.codec_context.codec is not None
     except (av.error.FFmpegError, ValueError):
         return False
+
+
+def _without_twins(
+    container: av.container.InputContainer, videos: list[av.VideoStream]
+) -> list[av.VideoStream]:
+    """Without streams that a damaged Matroska lists again: FFmpeg reads its list of tracks as
+    often as it comes by one, and all packets belong to the first of the same number."""
+    if not container.format.name.startswith("matroska"):
+        return videos
+    single: list[av.VideoStream] = []
+    for stream in videos:
+        setup = [(s.codec_context.name, s.codec_context.extradata) for s in (*single, stream)]
+        if len(stream.index_entries) or setup[-1] not in setup[:-1]:
+            single.append(stream)
+    return single
 
 
 def _described(stream: av.VideoStream) -> str:

@@ -326,3 +326,17 @@ def test_what_is_no_video_is_an_error_of_hatvid(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(bytes(range(256)) * 40)
     with pytest.raises(HatvidError, match="cannot be read as a video"):
         open_input(tmp_path / "a.mp4")
+
+
+def test_a_track_that_a_damaged_matroska_lists_twice_is_one(
+    tmp_path: Path, make_clip: Callable[..., Path], play: Callable[..., Any]
+) -> None:
+    """FFmpeg then shows a second stream that no packet belongs to."""
+    clip = make_clip(tmp_path / "a.mkv")
+    data = clip.read_bytes()
+    tracks = data.index(b"\x16\x54\xae\x6b")
+    cluster = data.index(b"\x1f\x43\xb6\x75")
+    clip.write_bytes(data[:cluster] + data[tracks:cluster] + data[cluster:])
+    with av.open(str(clip)) as container:
+        assert len(container.streams.video) > 1
+    assert play(clip).numbers == list(range(24))
