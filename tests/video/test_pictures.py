@@ -215,6 +215,16 @@ def test_a_packet_without_a_frame_shifts_the_others_until_a_key_frame_only() -> 
     assert shown(times) == [(0, False), (1, False), (3, False), (4, False)]
 
 
+def test_an_error_among_frames_without_pts_takes_its_own_time() -> None:
+    times = played(
+        (Packet(None, dts=0, is_keyframe=True), [Frame(None, opaque=0, key_frame=True)]),
+        (Packet(None, dts=1), BROKEN),
+        (Packet(None, dts=2), [Frame(None, opaque=2)]),
+        (Packet(None, dts=3), [Frame(None, opaque=3)]),
+    )
+    assert shown(times) == [(0, False), (1, True), (2, False), (3, False)]
+
+
 def test_strict_refuses_a_frame_that_is_damaged_only() -> None:
     script = ((key(0), [Frame(0)]), (Packet(12), [Frame(12, is_corrupt=True)]))
     assert [time.damaged for time in played(*script)] == [False, True]
