@@ -379,7 +379,7 @@ def _without_twins(
 ) -> list[av.VideoStream]:
     """Without streams that a damaged Matroska lists again: FFmpeg reads its list of tracks as
     often as it comes by one, and all packets belong to the first of the same number."""
-    if not container.format.name.startswith("matroska"):
+    if len(videos) == 1 or not container.format.name.startswith("matroska"):
         return videos
     single: list[av.VideoStream] = []
     for stream in videos:

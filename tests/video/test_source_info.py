@@ -192,7 +192,8 @@ def test_a_change_stops_with_its_time_and_the_parts_can_be_read(
     for part, change in enumerate(["setsar=1", second]):
         path = tmp_path / f"{part}.ts"
         source = f"testsrc2=s=64x48:r=24:d=1,format=yuv420p,setsar=1,{change}"
-        more = ["-c:v", "libx264", "-bf", "2", "-output_ts_offset", str(part + 10), "-muxdelay", "0"]
+        more = ["-c:v", "libx264", "-bf", "2", "-muxdelay", "0"]
+        more += ["-output_ts_offset", str(part + 10)]
         ffmpeg("-f", "lavfi", "-i", source, *more, path)
         data += path.read_bytes()
     both = tmp_path / "both.ts"
