@@ -19,7 +19,17 @@ from torch import Tensor
 from hatvid.errors import InputError
 from hatvid.video.convert import PlaneLayout
 
-__all__ = ["ColorTags", "assumed", "matrix_name", "planes_to_rgb", "rgb_to_planes"]
+__all__ = [
+    "ColorTags",
+    "alpha_to_rgb",
+    "assumed",
+    "matrix_name",
+    "planes_to_rgb",
+    "retagged",
+    "rgb_to_alpha",
+    "rgb_to_planes",
+    "with_edge_repeated",
+]
 
 UNSPECIFIED = 2
 _YCGCO = 8
@@ -122,11 +132,34 @@ def assumed(tags: ColorTags, layout: PlaneLayout, height: int, width: int) -> Co
     return replace(tags, matrix=matrix, full_range=bool(tags.full_range), chroma_location=location)
 
 
+def retagged(
+    tags: ColorTags, source: PlaneLayout, target: PlaneLayout, height: int, width: int
+) -> ColorTags:
+    """The tags of pictures that are converted from one layout to another.
+
+    Args:
+        tags: of the source, as :func:`assumed` gives them.
+        source: layout that they belong to.
+        target: layout of the output.
+        height: of the output.
+        width: of the output.
+
+    Returns:
+        The same where they can be; between RGB and YUV a new matrix and range, as
+        :func:`assumed` chooses them.
+    """
+    if "rgb" in (source.family, target.family) and source.family != target.family:
+        # RGB's identity matrix is no matrix for YUV, nor the other way round.
+        tags = replace(tags, matrix=UNSPECIFIED, full_range=None)
+    return assumed(tags, target, height, width)
+
+
 def planes_to_rgb(planes: Sequence[Tensor], layout: PlaneLayout, tags: ColorTags) -> Tensor:
     """Decode sample planes to RGB (H.273 section 8.3, inverted).
 
     Args:
-        planes: one (N, h, w) tensor a component, of integer codes in any dtype.
+        planes: one (N, h, w) tensor a component, of integer codes in any dtype. Alpha
+            is not looked at: see :func:`alpha_to_rgb`.
         layout: of the planes.
         tags: as :func:`assumed` gives them.
 
@@ -134,7 +167,8 @@ def planes_to_rgb(planes: Sequence[Tensor], layout: PlaneLayout, tags: ColorTags
         (N, 3, H, W) float32, nominally in [0, 1], NOT clamped: codes outside the
         legal range, and YUV outside the RGB cube, stay outside.
     """
-    parts = [plane.to(torch.float32).unsqueeze(1) for plane in planes]
+    colours = planes[:-1] if layout.alpha else planes
+    parts = [plane.to(torch.float32).unsqueeze(1) for plane in colours]
     full = bool(tags.full_range)
     if layout.family == "rgb":
         return torch.cat([_luma_from_codes(part, layout.depth, full) for part in parts], 1)
@@ -159,7 +193,8 @@ def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Te
 
     Returns:
         One (N, h, w) tensor a component, of ``layout.dtype``, rounded to nearest
-        and cut to [0, 2^depth - 1]. A value that is not a number becomes 0.
+        and cut to [0, 2^depth - 1]. A value that is not a number becomes 0. Alpha is
+        not among them: see :func:`rgb_to_alpha`.
     """
     full = bool(tags.full_range)
     depth = layout.depth
@@ -176,6 +211,46 @@ def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Te
     chroma = _reduce(chroma, 1 << layout.log2_chroma_h, below, vertical=True)
     codes = _quantised(_chroma_to_codes(chroma, depth, full, tags.matrix), layout)
     return (luma, codes[:, 0], codes[:, 1])
+
+
+def alpha_to_rgb(planes: Sequence[Tensor], layout: PlaneLayout) -> Tensor:
+    """Decode the alpha plane to gray, to be upscaled as a picture beside the colours.
+
+    Args:
+        planes: one (N, h, w) tensor a component, alpha last.
+        layout: of the planes, with alpha.
+
+    Returns:
+        (N, 3, H, W) float32 in [0, 1]: 0 is transparent, all codes count.
+    """
+    alpha = planes[-1].to(torch.float32).unsqueeze(1)
+    return _luma_from_codes(alpha, layout.depth, full=True).expand(-1, 3, -1, -1).contiguous()
+
+
+def rgb_to_alpha(rgb: Tensor, layout: PlaneLayout) -> Tensor:
+    """Encode an upscaled alpha picture, the inverse of :func:`alpha_to_rgb`.
+
+    Args:
+        rgb: (N, 3, H, W) float32; the three channels are averaged.
+        layout: of the planes to make.
+
+    Returns:
+        (N, H, W) tensor of ``layout.dtype``, to stand behind the planes of
+        :func:`rgb_to_planes`.
+    """
+    return _quantised(_luma_to_codes(rgb.mean(1), layout.depth, full=True), layout)
+
+
+def with_edge_repeated(pictures: Tensor, height: int, width: int) -> Tensor:
+    """Enlarge pictures to a size by repeating their last row and column.
+
+    Args:
+        pictures: (N, C, H, W) float32, neither higher nor wider than the size.
+        height: of the result.
+        width: of the result.
+    """
+    beyond = (0, width - pictures.shape[-1], 0, height - pictures.shape[-2])
+    return torch.nn.functional.pad(pictures, beyond, mode="replicate")
 
 
 # Range and depth: H.273 equations 20 to 25 (limited) and 26 to 31 (full).
