@@ -7,6 +7,8 @@ outside the RGB cube; every sample is compared, those at the edges too.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,8 +18,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hatvid.errors import InputError
-from hatvid.video.color import ColorTags, assumed, matrix_name, planes_to_rgb, rgb_to_planes
-from hatvid.video.convert import PlaneLayout
+from hatvid.video.color import (
+    ColorTags,
+    alpha_to_rgb,
+    assumed,
+    matrix_name,
+    planes_to_rgb,
+    retagged,
+    rgb_to_alpha,
+    rgb_to_planes,
+    with_edge_repeated,
+)
+from hatvid.video.convert import PlaneLayout, frame_to_planes, planes_to_frame
 
 Planes = list[NDArray[np.integer]]
 
@@ -195,6 +207,116 @@ def test_codes_are_cut_to_the_depth(depth: int) -> None:
     luma = rgb_to_planes(rgb, layout, ColorTags(matrix=1, full_range=False))[0]
     top = 2**depth - 1
     assert luma[0, 0].tolist() == [0, top, 0, top, 0]
+
+
+REPEATED = [
+    (pix_fmt + depth, location)
+    for depth in ("", "10le")
+    for pix_fmt, locations in (
+        ("yuv420p", (LEFT, CENTER, TOPLEFT)),
+        ("yuv422p", (LEFT, CENTER)),
+        ("yuv444p", (0,)),
+    )
+    for location in locations
+]
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
+@pytest.mark.parametrize("matrix", ["709", "470bg", "170m", "240m", "fcc", "ycgco", "2020"])
+@pytest.mark.parametrize(
+    ("pix_fmt", "location"), [*REPEATED, ("yuv420p12le", LEFT), ("yuv444p12le", 0)]
+)
+def test_a_network_that_repeats_pixels(
+    pix_fmt: str, location: int, matrix: str, full: bool
+) -> None:
+    """The whole chain: what is not resampled comes back, chroma is where zimg puts it."""
+    layout = layout_of(pix_fmt)
+    tags = ColorTags(matrix=MATRICES[matrix], full_range=full, chroma_location=location)
+    planes = noise(layout, HEIGHT, WIDTH, full, seed=5)
+    rgb = planes_to_rgb(batched(planes), layout, tags)
+    ours = rgb_to_planes(rgb.repeat_interleave(4, 2).repeat_interleave(4, 3), layout, tags)
+    larger = zimg_to_rgb(planes, layout, tags).repeat(4, axis=1).repeat(4, axis=2)
+    theirs = zimg_from_rgb(larger, layout, tags)
+    for number, (mine, small, reference) in enumerate(zip(ours, planes, theirs, strict=True)):
+        full_size = number == 0 or "444" in pix_fmt
+        expected = small.repeat(4, 0).repeat(4, 1) if full_size else reference
+        assert mine.shape[1:] == expected.shape
+        assert np.abs(mine[0].numpy().astype(int) - expected.astype(int)).max() <= 1
+    if "444" not in pix_fmt:  # or the siting were not tested
+        other = replace(tags, chroma_location=CENTER if location == LEFT else LEFT)
+        elsewhere = rgb_to_planes(torch.from_numpy(larger)[None], layout, other)
+        assert np.abs(elsewhere[1][0].numpy().astype(int) - theirs[1].astype(int)).max() > 1
+
+
+@pytest.mark.parametrize(
+    "pix_fmt", ["nv12", "p010le", "uyvy422", "rgb24", "bgra", "gray16be", "yuv420p10be", "ya8"]
+)
+def test_packed_frames_mean_what_their_planes_mean(pix_fmt: str) -> None:
+    """All the way from a frame in that packing."""
+    packed = PlaneLayout.packed(pix_fmt)
+    assert packed is not None
+    stored = noise(packed, HEIGHT, WIDTH, False, seed=11)
+    frame = planes_to_frame(tuple(torch.from_numpy(plane) for plane in stored), packed)
+    assert frame.format.name == pix_fmt
+    layout, planes = frame_to_planes(frame)
+    tags = assumed(ColorTags(full_range=False), layout, HEIGHT, WIDTH)
+    ours = planes_to_rgb([plane[None] for plane in planes], layout, tags)
+    theirs = zimg_to_rgb(stored[: 1 if layout.family == "gray" else 3], layout, tags)
+    np.testing.assert_allclose(ours[0].numpy(), theirs, rtol=0, atol=RGB_TOLERANCE)
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuva420p", "yuva444p10le", "gbrap", "gbrap16le", "ya8"])
+def test_alpha_goes_beside(pix_fmt: str) -> None:
+    """Opaque stays opaque, whatever the range of the colours; colours do not see it."""
+    layout = layout_of(pix_fmt)
+    planes = [torch.from_numpy(p)[None] for p in noise(layout, 6, 10, False, seed=3)]
+    top = 2**layout.depth - 1
+    planes[-1][0, 0, :3] = torch.tensor([0, top // 2, top]).to(layout.dtype)
+    tags = assumed(ColorTags(full_range=False), layout, 6, 10)
+    picture = alpha_to_rgb(planes, layout)
+    assert picture.shape == (1, 3, 6, 10)
+    for channel in picture[0]:
+        assert channel[0, :3].tolist() == pytest.approx([0, (top // 2) / top, 1])
+    assert torch.equal(rgb_to_alpha(picture, layout), planes[-1])
+    assert rgb_to_alpha(picture * 2 - 0.5, layout)[0, 0, 0] == 0
+    colours = rgb_to_planes(planes_to_rgb(planes, layout, tags), layout, tags)
+    assert len(colours) == len(planes) - 1
+    planes[-1] = torch.zeros_like(planes[-1])
+    again = rgb_to_planes(planes_to_rgb(planes, layout, tags), layout, tags)
+    assert all(torch.equal(one, two) for one, two in zip(colours, again, strict=True))
+
+
+def test_an_odd_edge_is_repeated() -> None:
+    picture = torch.arange(12.0).view(1, 1, 3, 4)
+    assert with_edge_repeated(picture, 4, 4)[0, 0, -1].tolist() == [8, 9, 10, 11]
+    assert with_edge_repeated(picture, 3, 5)[0, 0, :, -1].tolist() == [3, 7, 11]
+    assert torch.equal(with_edge_repeated(picture, 3, 4), picture)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "matrix", "full", "location"),
+    [
+        ("yuv420p", "yuv420p", 9, True, TOPLEFT),
+        ("yuv420p", "yuv444p10le", 9, True, 0),
+        ("yuv444p", "yuv420p", 9, True, LEFT),
+        ("gray", "yuv420p", 9, True, LEFT),
+        ("yuv420p", "gray", 9, True, 0),
+        ("yuv420p", "gbrp", 0, True, 0),
+        ("gbrp", "yuv420p", 1, False, LEFT),
+        ("gbrp", "gray", 1, False, 0),
+    ],
+)
+def test_tags_of_another_layout(
+    source: str, target: str, matrix: int, full: bool, location: int
+) -> None:
+    given_tags = ColorTags(
+        matrix=9, full_range=True, primaries=9, transfer=16, chroma_location=TOPLEFT
+    )
+    tags = assumed(given_tags, layout_of(source), 360, 640)
+    made = retagged(tags, layout_of(source), layout_of(target), 720, 1280)
+    assert made == ColorTags(
+        matrix=matrix, full_range=full, primaries=9, transfer=16, chroma_location=location
+    )
 
 
 @settings(deadline=None)
