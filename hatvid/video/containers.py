@@ -35,7 +35,7 @@ class Container:
     """Whether each frame has a time of its own; if not, all are equally long."""
 
     tagged: bool = True
-    """Whether it, or the bitstream in it, tells matrix, primaries and transfer."""
+    """Whether it tells matrix, primaries and transfer by itself, see :meth:`tells_colors`."""
 
     others: bool = True
     """Whether it holds any stream but the video."""
@@ -53,10 +53,23 @@ class Container:
         """Whether every multiple of ``time_base`` is a timestamp here."""
         return self.tick is None or (time_base / self.tick).denominator == 1
 
+    def tells_colors(self, codec: str) -> bool:
+        """Whether matrix, primaries and transfer can be read from a video of this encoder."""
+        return self.tagged or codec in _SELF_TAGGED
+
+
+# Encoders that write matrix, primaries and transfer into the bitstream.
+_SELF_TAGGED = frozenset(
+    {
+        *("libx264", "libx264rgb", "libx265", "libsvtav1", "mpeg2video", "prores_ks"),
+        *("h264_nvenc", "hevc_nvenc", "av1_nvenc"),
+    }
+)
 
 _MILLISECOND = Fraction(1, 1000)
-# An index at the end needs a way back to the beginning; fragments have each their own.
-_FRAGMENTS = (("movflags", "frag_keyframe+empty_moov+default_base_moof"),)
+# An index at the end needs a way back to the beginning; fragments have each their own. Only
+# a header that waits for the first fragment can say when each stream begins (edit lists).
+_FRAGMENTS = (("movflags", "frag_keyframe+delay_moov+default_base_moof"),)
 _DEPTHS = ("", "9le", "10le", "12le", "14le", "16le")
 _Y4M_PIX_FMTS = (
     *("gray", "gray9le", "gray10le", "gray12le", "gray16le", "yuv411p", "yuva444p"),
@@ -72,9 +85,11 @@ _MP4 = Container(muxer="mp4", codec="libx264", rotates=True, piped=_FRAGMENTS)
 _MOV = Container(muxer="mov", codec="libx264", rotates=True, piped=_FRAGMENTS)
 _MATROSKA = Container(muxer="matroska", codec="libx264", tick=_MILLISECOND, rotates=True)
 _WEBM = Container(muxer="webm", codec="libvpx-vp9", tick=_MILLISECOND, rotates=True)
-_MPEGTS = Container(muxer="mpegts", codec="libx264", tick=Fraction(1, 90000), before_zero=False)
-_FLV = Container(muxer="flv", codec="libx264", tick=_MILLISECOND, before_zero=False)
-_NUT = Container(muxer="nut", codec="libx264", before_zero=False)
+_MPEGTS = Container(
+    muxer="mpegts", codec="libx264", tick=Fraction(1, 90000), before_zero=False, tagged=False
+)
+_FLV = Container(muxer="flv", codec="libx264", tick=_MILLISECOND, before_zero=False, tagged=False)
+_NUT = Container(muxer="nut", codec="libx264", before_zero=False, tagged=False)
 _Y4M = Container(
     muxer="yuv4mpegpipe",
     codec="rawvideo",

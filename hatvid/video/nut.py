@@ -54,8 +54,9 @@ class NutHeader(HeaderRewriter):
     def _plan(self, headers: bytes) -> None:
         """Find the bytes to change, from the stream header to the stream's tags."""
         packets = list(_nut_packets(headers))
+        title = _coded(len(self._name)) + self._name
         for start, end, kind, body in packets:
-            if kind != _NUT_INFO or self._name not in body:
+            if kind != _NUT_INFO or title not in body:
                 continue
             stream = _varint(body, 0)[0] - 1
             for first, last, other, old in packets:

@@ -8,7 +8,18 @@ from torch import Tensor
 
 from hatvid.video.convert import PlaneLayout, planes_to_frame
 
-__all__ = ["CARRIED", "carried", "carrying_options", "frame_beside"]
+__all__ = ["CARRIED", "KINDS", "carried", "carrying_options", "frame_beside"]
+
+KINDS = {
+    "A53_CC": "closed captions",
+    "AFD": "active format description",
+    "S12M_TIMECODE": "timecode",
+    "GOP_TIMECODE": "timecode",
+    "DYNAMIC_HDR_PLUS": "HDR10+",
+    "DOVI_METADATA": "Dolby Vision",
+    "DOVI_RPU_BUFFER": "Dolby Vision",
+}
+"""What is worth carrying or naming, by FFmpeg's names of AVFrameSideDataType."""
 
 _CAPTIONS = frozenset({"A53_CC"})
 _NVENC = _CAPTIONS | {"S12M_TIMECODE"}

@@ -119,7 +119,7 @@ class VideoSink:
 
     @property
     def side_data_lost(self) -> Counter[str]:
-        """Of how many frames the encoder did not take which side data, by its kind."""
+        """Of how many frames the encoder does not write which kind of side data."""
         return self._video.side_data_lost
 
     @property

@@ -18,7 +18,7 @@ from hatvid.video.color import ColorTags
 from hatvid.video.containers import Container
 from hatvid.video.encoders import EncoderChoice
 from hatvid.video.pictures import AnyPacket, FrameTime
-from hatvid.video.sidedata import carried, carrying_options, frame_beside
+from hatvid.video.sidedata import KINDS, carried, carrying_options, frame_beside
 from hatvid.video.tags import MOV_FAMILY
 
 __all__ = ["OutputFormat", "VideoTrack"]
@@ -83,7 +83,7 @@ class VideoTrack:
         self._last_dts = -1
         self.frames = 0
         self.side_data_lost: Counter[str] = Counter()
-        """Of how many frames the encoder did not take which side data, by its kind."""
+        """Of how many frames the encoder does not write which kind of side data."""
         rate = form.rate or _UNKNOWN_RATE
         # The source's clock, not the frame rate's: pts then pass through as integers.
         self._time_base = form.time_base if form.container.timed else 1 / rate
@@ -133,7 +133,8 @@ class VideoTrack:
         frame = frame_beside(carrier, planes, self._format.encoder.layout, codec)
         if carrier is not None:
             kept = {kind.name for kind in frame.side_data if carried(codec, kind.name)}
-            self.side_data_lost.update({k.name for k in carrier.side_data} - kept)
+            there = {kind.name for kind in carrier.side_data}
+            self.side_data_lost.update({KINDS[name] for name in there & KINDS.keys() - kept})
         if self._format.container.timed:
             frame.pts, frame.duration = pts, time.duration
         else:
