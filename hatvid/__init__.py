@@ -18,7 +18,7 @@ from hatvid.errors import HatvidError
 
 if TYPE_CHECKING:
     from hatvid.jobs.receipt import Receipt
-    from hatvid.jobs.run import upscale
+    from hatvid.jobs.upscale import upscale
     from hatvid.upscaler import Upscaler
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ __all__ = ["HatvidError", "Receipt", "Upscaler", "__version__", "upscale"]
 _HOMES = {
     "Receipt": "hatvid.jobs.receipt",
     "Upscaler": "hatvid.upscaler",
-    "upscale": "hatvid.jobs.run",
+    "upscale": "hatvid.jobs.upscale",
 }
 
 

@@ -16,6 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args
 
+from hatvid.codepoints import CHROMA_LOCATIONS, MATRICES, PRIMARIES, RANGES, TRANSFERS
 from hatvid.errors import OptionError
 from hatvid.selectors import StreamSpecifier, TimePoint
 
@@ -156,6 +157,35 @@ class ColorOptions:
     chroma_location: int | None = None
     """FFmpeg's AVChromaLocation: 1 left, 2 center, 3 topleft, ..."""
 
+    @classmethod
+    def named(
+        cls,
+        *,
+        matrix: str | None,
+        primaries: str | None,
+        transfer: str | None,
+        extent: str | None,
+        chroma_location: str | None,
+    ) -> ColorOptions:
+        """By the names of :mod:`hatvid.codepoints`; ``extent`` is ``limited`` or ``full``.
+
+        Raises:
+            OptionError: a name is not known.
+        """
+
+        def code[T](what: str, table: dict[str, T], name: str | None) -> T | None:
+            if name is not None:
+                _check_choice(what, name, tuple(table))
+            return None if name is None else table[name]
+
+        return cls(
+            matrix=code("matrix", MATRICES, matrix),
+            primaries=code("primaries", PRIMARIES, primaries),
+            transfer=code("transfer", TRANSFERS, transfer),
+            full_range=code("range", RANGES, extent),
+            chroma_location=code("chroma location", CHROMA_LOCATIONS, chroma_location),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions:
@@ -238,10 +268,14 @@ class JobOptions:
     """One video from file to file."""
 
     input: Path
-    output: Path | None = None
-    """None writes ``NAME_xS.EXT`` beside the input."""
+    """``-`` is standard input."""
 
-    scale: int = 4
+    output: Path | None = None
+    """None writes ``NAME_xS.EXT`` beside the input, ``-`` to standard output."""
+
+    scale: int | None = None
+    """None is 4, or the smallest embedded scale that reaches the asked size."""
+
     model: str = DEFAULT_MODEL
     """A known name, the path of a checkpoint, or ``auto``: the embedded model of
     the asked scale."""
@@ -259,12 +293,17 @@ class JobOptions:
     end: TimePoint | None = None
     """The first frame at or after this is no more in the output."""
 
+    format: str | None = None
+    """What standard output gets; None is y4m."""
+
     overwrite: bool = False
-    strict: bool = False
-    """Stop at a frame that cannot be decoded instead of repeating the one before."""
+    verify: Literal["full", "quick", "none"] = "full"
+    """How the output is compared with the input in the end: all of it, all but the
+    pictures, or not at all."""
 
     def __post_init__(self) -> None:
-        if self.scale not in (2, 3, 4):
+        _check_choice("verify", self.verify, ("full", "quick", "none"))
+        if self.scale not in (None, 2, 3, 4):
             raise OptionError(f"scale is {self.scale}; choose 2, 3 or 4")
         if self.start and self.end:
             ends = (

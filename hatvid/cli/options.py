@@ -46,6 +46,7 @@ __all__ = [
     "reading_options",
     "size_options",
     "stream_options",
+    "together",
 ]
 
 
@@ -150,12 +151,12 @@ class Named[T](click.ParamType[T]):
 type _Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def _together(*options: _Decorator) -> _Decorator:
+def together(*options: _Decorator) -> _Decorator:
     """Several options as one decorator, shown in this order."""
     return lambda function: reduce(lambda inner, option: option(inner), reversed(options), function)
 
 
-model_options = _together(
+model_options = together(
     click.option(
         "--model",
         default=DEFAULT_MODEL,
@@ -165,7 +166,7 @@ model_options = _together(
     ),
 )
 
-engine_options = _together(
+engine_options = together(
     click.option(
         "--engine",
         type=click.Choice(get_args(EngineName)),
@@ -213,13 +214,13 @@ engine_options = _together(
     ),
 )
 
-size_options = _together(
+size_options = together(
     click.option("--width", type=int, metavar="W", help="Output width; the aspect is kept."),
     click.option("--height", type=int, metavar="H", help="Output height; the aspect is kept."),
     click.option("--size", type=Size(), help="Both, in place of --width and --height."),
 )
 
-encode_options = _together(
+encode_options = together(
     click.option("--codec", metavar="NAME", help="FFmpeg's name of the encoder, e.g. libx265."),
     click.option("--crf", type=float, metavar="Q", help="Constant quality; lower is better."),
     click.option("--lossless", is_flag=True, help="Encode without loss."),
@@ -243,7 +244,7 @@ encode_options = _together(
     ),
 )
 
-stream_options = _together(
+stream_options = together(
     click.option("--no-audio", is_flag=True, help="Leave out all sound."),
     click.option("--no-subtitles", is_flag=True, help="Leave out all subtitles."),
     click.option(
@@ -255,7 +256,7 @@ stream_options = _together(
     ),
 )
 
-reading_options = _together(
+reading_options = together(
     click.option(
         "--deinterlace",
         type=click.Choice(["frame", "field"]),

@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import asdict
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TextIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -46,10 +46,15 @@ class Reporter(Progress, Protocol):
     ) -> None: ...
 
 
-def reporter(kind: str) -> Reporter:
-    """The one for ``--progress`` bar, json or none."""
+def reporter(kind: str, *, to_stdout: bool = True) -> Reporter:
+    """The one for ``--progress`` bar, json or none.
+
+    Args:
+        kind: of the three.
+        to_stdout: standard output is free for JSON lines; else they go to standard error.
+    """
     if kind == "json":
-        return _JsonLines()
+        return _JsonLines(sys.stdout if to_stdout else sys.stderr)
     return _People(bar=kind == "bar")
 
 
@@ -140,9 +145,10 @@ class _People:
 
 
 class _JsonLines:
-    """One JSON object a line on standard output, each with its ``event``."""
+    """One JSON object a line, each with its ``event``."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
         self._began = time.monotonic()
         self._total: int | None = None
 
@@ -181,8 +187,8 @@ class _JsonLines:
         self._print("finished", **receipt.as_dict())
 
     def _print(self, event: str, **values: Any) -> None:
-        sys.stdout.write(json.dumps({"event": event, **values}) + "\n")
-        sys.stdout.flush()
+        self._stream.write(json.dumps({"event": event, **values}) + "\n")
+        self._stream.flush()
 
 
 def _engine(facts: Started) -> str:

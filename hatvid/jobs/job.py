@@ -13,12 +13,17 @@ from pathlib import Path
 
 from hatvid.errors import InputError, OptionError, OutputError, OutputExistsError
 from hatvid.model.zoo import ResolvedModel, resolve_model
-from hatvid.options import JobOptions
-from hatvid.video.containers import CONTAINERS, Container, container_of
+from hatvid.options import DEFAULT_MODEL, JobOptions
+from hatvid.selectors import PIPE, is_pattern
+from hatvid.video.containers import CONTAINERS, Container, container_of, format_of
 
-__all__ = ["Job", "plan_job"]
+__all__ = ["PICTURES", "Job", "plan_job"]
+
+PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""Suffixes of still pictures."""
 
 _FALLBACK = ".mkv"
+_PIPED = "y4m"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,17 +32,33 @@ class Job:
 
     Args:
         options: as asked for.
-        output: where the result goes.
-        container: of the result.
-        model: which checkpoint; None where the caller brings an upscaler.
+        output: where the result goes; ``-`` is standard output.
+        container: of the result; None for pictures.
+        scale: of the model; None where it is up to the asked size, or to the upscaler
+            that the caller brings.
+        model: which checkpoint; None where that waits for the scale, or the caller brings
+            an upscaler.
+        stills: pictures become pictures, each by itself.
         notes: what the user should know, one line each.
     """
 
     options: JobOptions
     output: Path
-    container: Container
+    container: Container | None
+    scale: int | None
     model: ResolvedModel | None
+    stills: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def to_stdout(self) -> bool:
+        """Whether standard output gets the video."""
+        return self.output == PIPE
+
+    @property
+    def cut(self) -> bool:
+        """Whether the output is a part of the input."""
+        return self.options.start is not None or self.options.end is not None
 
 
 def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
@@ -56,24 +77,74 @@ def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
         CheckpointError: the checkpoint file is missing.
     """
     _check_input(options.input)
+    sized = options.size.width is not None or options.size.height is not None
+    scale = options.scale if options.scale is not None or sized else 4
     notes: list[str] = []
     output = options.output
     if output is None:
-        suffix = options.input.suffix
-        if suffix.lower() not in CONTAINERS:
-            notes.append(
-                f"{suffix or 'the input container'} is not written by hatvid: the output is "
-                f"{_FALLBACK.removeprefix('.')}"
-            )
-            suffix = _FALLBACK
-        output = options.input.with_name(f"{options.input.stem}_x{options.scale}{suffix}")
-    container = container_of(output)
-    _check_output(options.input, output, options.overwrite)
-    model = None if own_upscaler else resolve_model(options.model, options.scale)
-    return Job(options=options, output=output, container=container, model=model, notes=tuple(notes))
+        output = _default_output(options, scale, notes)
+    pictures = output != PIPE and output.suffix.lower() in PICTURES
+    stills = pictures and options.input.suffix.lower() in PICTURES
+    container = None if pictures else _container(options, output)
+    if pictures:
+        _check_pictures(options, output, stills)
+    if output != PIPE and not is_pattern(output):
+        _check_output(options.input, output, options.overwrite)
+    waits = own_upscaler or (scale is None and options.model == DEFAULT_MODEL)
+    model = None if waits else resolve_model(options.model, scale)
+    if model is not None and scale is None:
+        scale = model.scale
+    return Job(
+        options=options,
+        output=output,
+        container=container,
+        scale=scale,
+        model=model,
+        stills=stills,
+        notes=tuple(notes),
+    )
+
+
+def _default_output(options: JobOptions, scale: int | None, notes: list[str]) -> Path:
+    source, size = options.input, options.size
+    if source == PIPE:
+        raise OptionError("standard input has no name; name the output with -o, or -o - for a pipe")
+    suffix = source.suffix
+    if suffix.lower() not in CONTAINERS and suffix.lower() not in PICTURES:
+        notes.append(
+            f"{suffix or 'the input container'} is not written by hatvid: the output is "
+            f"{_FALLBACK.removeprefix('.')}"
+        )
+        suffix = _FALLBACK
+    if size.width is not None and size.height is not None:
+        larger = f"{size.width}x{size.height}"
+    elif size.height is not None:
+        larger = f"{size.height}p"
+    else:
+        larger = f"x{scale}" if size.width is None else f"{size.width}w"
+    return source.with_name(f"{source.stem}_{larger}{suffix}")
+
+
+def _container(options: JobOptions, output: Path) -> Container:
+    if options.format is not None:
+        return format_of(options.format)
+    return format_of(_PIPED) if output == PIPE else container_of(output)
+
+
+def _check_pictures(options: JobOptions, output: Path, stills: bool) -> None:
+    if options.format is not None:
+        raise OptionError("pictures take their format from their suffix; leave --format out")
+    if is_pattern(output) == is_pattern(options.input) or (is_pattern(output) and not stills):
+        return
+    number = f"{output.stem}_%05d{output.suffix}"
+    if is_pattern(output):
+        raise OptionError(f"{options.input} is one picture; give the output a name without %d")
+    raise OptionError(f"{output} is the name of one picture; number them: -o {number}")
 
 
 def _check_input(path: Path) -> None:
+    if path == PIPE or (is_pattern(path) and not path.exists()):
+        return  # numbered pictures are looked for where they are read
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -85,7 +156,9 @@ def _check_input(path: Path) -> None:
         raise InputError(f"{path} is a folder; name a video file in it")
     if not stat.S_ISREG(mode):
         # A pipe or a device cannot be read twice, and may never end.
-        raise InputError(f"{path} is not a file; name a video file")
+        raise InputError(
+            f"{path} is not a file; name a video file, or write - and send it to standard input"
+        )
 
 
 def _check_output(source: Path, output: Path, overwrite: bool) -> None:
@@ -101,7 +174,7 @@ def _check_output(source: Path, output: Path, overwrite: bool) -> None:
     if there is not None:
         if output.is_dir():
             raise OptionError(f"{output} is a folder; give the output a file name")
-        if output.exists() and output.samefile(source):
+        if source.exists() and output.exists() and output.samefile(source):
             raise OptionError(f"{output} is the input itself; give the output another name")
         if not overwrite:
             raise OutputExistsError(

@@ -1,112 +1,26 @@
-"""Run a job in this process: decode, upscale and encode, each in its own thread."""
+"""Run a job in this process."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from fractions import Fraction
-from pathlib import Path
-from typing import Literal
-
-import torch
 
 from hatvid.errors import InputError, OutputError
-from hatvid.jobs.job import Job, plan_job
+from hatvid.jobs.format import OutputPlan, check_fields, plan_output, scale_for
+from hatvid.jobs.job import Job
 from hatvid.jobs.partial import PartialFile
+from hatvid.jobs.piped import StandardOutput
+from hatvid.jobs.pipeline import pump
 from hatvid.jobs.progress import Progress, Silent, Started
 from hatvid.jobs.receipt import Receipt
-from hatvid.options import (
-    DEFAULT_MODEL,
-    DEFAULT_OVERLAP,
-    EncodeOptions,
-    EngineName,
-    EngineOptions,
-    JobOptions,
-    Precision,
-    TileOptions,
-)
-from hatvid.selectors import TimePoint
+from hatvid.options import JobOptions
 from hatvid.upscaler import Description, Upscaler
-from hatvid.video.color import ColorTags, assumed, planes_to_rgb, rgb_to_planes
-from hatvid.video.encoders import choose_encoder
-from hatvid.video.prefetch import Prefetch, Writer
-from hatvid.video.sink import OutputFormat, VideoSink
+from hatvid.video.sink import VideoSink
 from hatvid.video.source import FrameBatch, SourceInfo, VideoSource
 
-__all__ = ["run_job", "upscale"]
-
-# Items that wait before and behind the network. Small frames are read well ahead, so
-# that packets lying between them do not starve it; large ones are few.
-_READ_AHEAD = 16
-_WRITE_BEHIND = 4
-
-
-def upscale(
-    input: str | Path,  # noqa: A002 - the name that users know
-    output: str | Path | None = None,
-    *,
-    scale: int = 4,
-    model: str = DEFAULT_MODEL,
-    engine: EngineName = "auto",
-    precision: Precision = "auto",
-    device: str = "auto",
-    threads: int | None = None,
-    tile: int | Literal["auto"] = "auto",
-    overlap: int = DEFAULT_OVERLAP,
-    batch: int | Literal["auto"] = "auto",
-    codec: str | None = None,
-    crf: float | None = None,
-    preset: str | None = None,
-    pix_fmt: str | None = None,
-    encoder_options: Mapping[str, str] | None = None,
-    start: str | None = None,
-    end: str | None = None,
-    overwrite: bool = False,
-    strict: bool = False,
-    progress: Progress | None = None,
-    upscaler: Upscaler | None = None,
-) -> Receipt:
-    """Upscale one video file, as ``hatvid upscale`` does.
-
-    Args:
-        input: a video file.
-        output: None writes ``NAME_x4.EXT`` beside the input.
-        start: a time as on the command line: ``12.5``, ``00:00:12.5`` or ``300f``.
-        end: likewise; the first frame that is left out.
-        progress: told what happens.
-        upscaler: runs the frames in place of the one that ``model`` and the engine
-            options describe, at its own scale. It stays open.
-
-    The other arguments are those of :mod:`hatvid.options`.
-
-    Returns:
-        What was done.
-
-    Raises:
-        HatvidError: see :mod:`hatvid.errors`; nothing lies under the output's name then.
-    """
-    options = JobOptions(
-        input=Path(input),
-        output=None if output is None else Path(output),
-        scale=scale if upscaler is None else upscaler.scale,
-        model=model,
-        engine=EngineOptions(engine=engine, precision=precision, device=device, threads=threads),
-        tile=TileOptions(tile=tile, overlap=overlap, batch=batch),
-        encode=EncodeOptions(
-            codec=codec,
-            crf=crf,
-            preset=preset,
-            pix_fmt=pix_fmt,
-            encoder_options=dict(encoder_options or {}),
-        ),
-        start=None if start is None else TimePoint.parse(start),
-        end=None if end is None else TimePoint.parse(end),
-        overwrite=overwrite,
-        strict=strict,
-    )
-    job = plan_job(options, own_upscaler=upscaler is not None)
-    return run_job(job, progress=progress, upscaler=upscaler)
+__all__ = ["run_job"]
 
 
 def run_job(
@@ -123,28 +37,46 @@ def run_job(
         HatvidError: see :mod:`hatvid.errors`; nothing lies under the output's name then.
     """
     run = _Run(job=job, progress=progress or Silent())
-    options = job.options
     for note in job.notes:
         run.note(note)
+    if job.stills:
+        return run.carry_out_stills(upscaler)
+    options = job.options
     with VideoSource(
-        options.input, start=options.start, end=options.end, strict=options.strict
+        options.input,
+        reading=options.reading,
+        streams=options.streams,
+        start=options.start,
+        end=options.end,
     ) as source:
-        run.check_range(source)
+        for note in source.notes:
+            run.note(note)
+        for note in check_fields(source.info, options.reading):
+            run.note(note)
+        # All that can be refused is refused before a checkpoint is read.
+        scale = upscaler.scale if upscaler is not None else scale_for(job, source.info)
+        plan = plan_output(job, source.info, scale)
+        for note in plan.notes:
+            run.note(note)
         if upscaler is not None:
-            return run.carry_out(source, upscaler)
-        engine, tile = options.engine, options.tile
-        with Upscaler.from_checkpoint(
-            options.model,
-            scale=options.scale,
-            engine=engine.engine,
-            precision=engine.precision,
-            device=engine.device,
-            threads=engine.threads,
-            tile=tile.tile,
-            overlap=tile.overlap,
-            batch=tile.batch,
-        ) as own:
-            return run.carry_out(source, own)
+            return run.carry_out(source, plan, upscaler)
+        with _own_upscaler(options, scale) as own:
+            return run.carry_out(source, plan, own)
+
+
+def _own_upscaler(options: JobOptions, scale: int | None) -> Upscaler:
+    engine, tile = options.engine, options.tile
+    return Upscaler.from_checkpoint(
+        options.model,
+        scale=scale,
+        engine=engine.engine,
+        precision=engine.precision,
+        device=engine.device,
+        threads=engine.threads,
+        tile=tile.tile,
+        overlap=tile.overlap,
+        batch=tile.batch,
+    )
 
 
 @dataclass
@@ -163,30 +95,19 @@ class _Run:
         self.notes.append(text)
         self.progress.note(text)
 
-    def check_range(self, source: VideoSource) -> None:
-        start, end = source.limits()
-        if start is not None and end is not None and end <= start:
-            options = self.job.options
-            raise InputError(
-                f"end ({options.end}) is not after start ({options.start}): no frame is left"
-            )
-
-    def carry_out(self, source: VideoSource, upscaler: Upscaler) -> Receipt:
-        job, info = self.job, source.info
-        tags_in = assumed(info.tags, info.layout, info.height, info.width)
-        form, tags_out = self._format(info, tags_in, upscaler.scale)
-        cut = job.options.start is not None or job.options.end is not None
-        with PartialFile(job.output, overwrite=job.options.overwrite) as partial:
-            sink = VideoSink(partial.file, form, source, cut=cut)
+    def carry_out(self, source: VideoSource, plan: OutputPlan, upscaler: Upscaler) -> Receipt:
+        job, info, form = self.job, source.info, plan.form
+        with self._destination() as place:
+            sink = VideoSink(place.file, form, source, cut=job.cut)
             try:
                 for note in sink.notes:
                     self.note(note)
                 # Compiling the network is no part of the frame rate; nor does the precision
                 # hang on what the first frame shows.
                 facts = upscaler.warm_up(info.height, info.width)
-                self.progress.started(self._started(source, form, facts))
+                self.progress.started(self._started(source, plan, facts))
                 began = time.monotonic()
-                self._pump(source, sink, upscaler, facts, tags_in, form, tags_out)
+                pump(source, sink, upscaler, facts, plan, lambda batch: self._count(source, batch))
                 sink.finish()
             except BaseException:
                 sink.abort()
@@ -201,10 +122,10 @@ class _Run:
                     f"{self.done} frames were upscaled and {sink.frames} written; please report "
                     "this"
                 )
-            partial.seal()
+            place.seal()
             # From here on the output is whole; breaking off would tell an untruth.
             self.progress.publishing()
-            partial.publish()
+            place.publish()
         seconds = time.monotonic() - began
         self._remarks(source, sink)
         return Receipt(
@@ -217,7 +138,7 @@ class _Run:
             streams=sink.fates,
             packets=dict(sink.packets_copied),
             color_in=info.tags.describe(),
-            color_out=tags_out.describe(),
+            color_out=form.tags.describe(),
             width=form.width,
             height=form.height,
             model=upscaler.name,
@@ -227,51 +148,13 @@ class _Run:
             notes=tuple(self.notes),
         )
 
-    def _format(
-        self, info: SourceInfo, tags_in: ColorTags, scale: int
-    ) -> tuple[OutputFormat, ColorTags]:
-        job = self.job
-        encoder = choose_encoder(job.options.encode, job.container, info.layout)
-        for note in encoder.notes:
-            self.note(note)
-        width, height = info.width * scale, info.height * scale
-        tags = tags_in
-        if encoder.layout.family != info.layout.family:
-            # RGB's identity matrix is no matrix for YUV, nor the other way round.
-            blank = replace(tags_in, matrix=ColorTags().matrix, full_range=None)
-            tags = assumed(blank, encoder.layout, height, width)
-        elif (encoder.layout.log2_chroma_w, encoder.layout.log2_chroma_h) != (
-            info.layout.log2_chroma_w,
-            info.layout.log2_chroma_h,
-        ):
-            tags = assumed(tags_in, encoder.layout, height, width)
-        if info.tags.describe() != tags.describe():
-            self.note(f"colours: {info.tags.describe()} -> {tags.describe()}, and tagged so")
-        if not job.container.holds(info.time_base):
-            tick = job.container.tick
-            assert tick is not None
-            self.note(
-                f"{job.container.muxer} keeps time in steps of {float(tick * 1000):g} ms: each "
-                "timestamp is rounded once"
-            )
-        if not job.container.before_zero:
-            self.note(
-                f"{job.container.muxer} holds no time before zero: all times may move together"
-            )
-        form = OutputFormat(
-            container=job.container,
-            encoder=encoder,
-            width=width,
-            height=height,
-            tags=tags,
-            time_base=info.time_base,
-            rate=info.average_rate,
-            sample_aspect_ratio=info.sample_aspect_ratio,
-        )
-        return form, tags
+    def _destination(self) -> AbstractContextManager[PartialFile | StandardOutput]:
+        if self.job.to_stdout:
+            return StandardOutput()
+        return PartialFile(self.job.output, overwrite=self.job.options.overwrite)
 
-    def _started(self, source: VideoSource, form: OutputFormat, facts: Description) -> Started:
-        info = source.info
+    def _started(self, source: VideoSource, plan: OutputPlan, facts: Description) -> Started:
+        info, form = source.info, plan.form
         return Started(
             input=str(info.path),
             output=str(self.job.output),
@@ -289,36 +172,6 @@ class _Run:
             codec=form.encoder.codec,
             pix_fmt=form.encoder.layout.pix_fmt,
         )
-
-    def _pump(
-        self,
-        source: VideoSource,
-        sink: VideoSink,
-        upscaler: Upscaler,
-        facts: Description,
-        tags_in: ColorTags,
-        form: OutputFormat,
-        tags_out: ColorTags,
-    ) -> None:
-        # As many frames at once as fill the engine's batch.
-        frames = max(1, facts.batch // facts.tiles)
-        device = torch.device(facts.device)
-        layout = source.info.layout
-        items = source.items(frames, sink.copied)
-        with (
-            Prefetch(items, depth=_READ_AHEAD, name="hatvid-decode") as reader,
-            Writer(sink.write, depth=_WRITE_BEHIND, name="hatvid-encode") as writer,
-        ):
-            for item in reader:
-                if not isinstance(item, FrameBatch):
-                    writer.put(item)
-                    continue
-                planes = [plane.to(device, non_blocking=True) for plane in item.planes]
-                enlarged = upscaler(planes_to_rgb(planes, layout, tags_in))
-                larger = rgb_to_planes(enlarged, form.encoder.layout, tags_out)
-                writer.put(replace(item, planes=tuple(plane.cpu() for plane in larger)))
-                self._count(source, item)
-            writer.finish()
 
     def _count(self, source: VideoSource, batch: FrameBatch) -> None:
         for stamp in batch.times:
