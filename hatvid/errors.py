@@ -9,6 +9,7 @@
     ├── InputError            the input cannot be read as a video                   (exit 1)
     │   └── DecodeError       it opens, but a frame in it cannot be decoded
     ├── OutputError           the output cannot be written: place, space, encoder   (exit 1)
+    │   └── VerificationError it was written, but is not the input, only larger
     ├── CheckpointError       a checkpoint cannot be found, read, or trusted        (exit 1)
     │   └── UnknownModelError no checkpoint of that name is known                   (exit 2)
     └── EngineError           an engine cannot be built or failed while running     (exit 1)
@@ -29,6 +30,7 @@ __all__ = [
     "OutputExistsError",
     "UnknownModelError",
     "UsageError",
+    "VerificationError",
 ]
 
 
@@ -71,6 +73,10 @@ class DecodeError(InputError):
 
 class OutputError(HatvidError):
     """The output cannot be written: its place, the space there, or the encoder."""
+
+
+class VerificationError(OutputError):
+    """The output was written, but lacks something of the input, or is not its picture."""
 
 
 class CheckpointError(HatvidError):

@@ -1,4 +1,4 @@
-"""Places in an input: a point on its time line, streams by specifier; kinds of names."""
+"""Places in an input: a point on its time line, streams by specifier."""
 
 from __future__ import annotations
 
@@ -9,18 +9,12 @@ from pathlib import Path
 
 from hatvid.errors import OptionError
 
-__all__ = ["PIPE", "StreamSpecifier", "TimePoint", "is_pattern"]
+__all__ = ["PIPE", "StreamSpecifier", "TimePoint"]
 
 PIPE = Path("-")
 """Standard input or standard output, in place of a file."""
 
 _KINDS = {"v": "video", "a": "audio", "s": "subtitle", "d": "data", "t": "attachment"}
-
-
-def is_pattern(path: Path) -> bool:
-    """Whether a name stands for numbered pictures: one ``%d`` or ``%05d`` in it, and no
-    other percent sign."""
-    return re.search(r"^[^%]*%(0\d+)?d[^%]*$", path.name, re.ASCII) is not None
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,12 @@ from typing import NoReturn
 import click
 
 from hatvid import __version__
+from hatvid.cli.info import info
 from hatvid.cli.lines import one_line
+from hatvid.cli.preview import preview
 from hatvid.cli.signals import Interrupted, catch_signals
 from hatvid.cli.upscale import upscale
+from hatvid.cli.verify import verify
 from hatvid.errors import HatvidError
 
 __all__ = ["cli", "main"]
@@ -24,7 +27,8 @@ def cli() -> None:
     """Make videos larger with HAT, losing nothing."""
 
 
-cli.add_command(upscale)
+for _command in (upscale, info, preview, verify):
+    cli.add_command(_command)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -27,6 +27,7 @@ from hatvid.cli.lines import one_line
 from hatvid.cli.signals import ignore_signals
 from hatvid.jobs.progress import Progress, Started
 from hatvid.jobs.receipt import Receipt
+from hatvid.jobs.stills import PictureReceipt
 
 __all__ = ["reporter"]
 
@@ -34,7 +35,7 @@ __all__ = ["reporter"]
 class Reporter(Progress, Protocol):
     """A job's progress with an end, as a context manager."""
 
-    def finished(self, receipt: Receipt) -> None: ...
+    def finished(self, receipt: Receipt | PictureReceipt) -> None: ...
 
     def __enter__(self) -> Self: ...
 
@@ -75,6 +76,7 @@ class _People:
         self._early: list[str] | None = []
         self._bars: Bars | None = None
         self._task: TaskID | None = None
+        self._verifying: TaskID | None = None
         if bar and self._console.is_terminal:
             self._bars = Bars(
                 TextColumn("{task.description}"),
@@ -125,20 +127,22 @@ class _People:
             self._bars.update(self._task, total=None)
         self._bars.update(self._task, completed=frames)
 
+    def verifying(self, frames: int) -> None:
+        if self._bars is None:
+            return
+        if self._verifying is None:
+            done = self._bars.tasks[0].completed
+            self._verifying = self._bars.add_task("verifying", total=done or None)
+        self._bars.update(self._verifying, completed=frames)
+
     def publishing(self) -> None:
         ignore_signals()
 
-    def finished(self, receipt: Receipt) -> None:
+    def finished(self, receipt: Receipt | PictureReceipt) -> None:
         if self._bars is not None:
             self._bars.stop()
-        if self._quiet:
-            return
-        copied = sum(fate.fate == "copied" for fate in receipt.streams)
-        streams = f", {copied} stream{'s' * (copied != 1)} copied" if copied else ""
-        self._print(
-            f"hatvid: {receipt.output}: {receipt.width}x{receipt.height}, {receipt.frames} frames "
-            f"in {receipt.seconds:.1f} s ({receipt.fps:.2f} fps){streams}"
-        )
+        if not self._quiet:
+            self._print(f"hatvid: {_summary(receipt)}")
 
     def _print(self, text: str) -> None:
         self._console.print(one_line(text), markup=False, emoji=False)
@@ -151,6 +155,7 @@ class _JsonLines:
         self._stream = stream
         self._began = time.monotonic()
         self._total: int | None = None
+        self._done = 0
 
     def __enter__(self) -> Self:
         return self
@@ -173,6 +178,7 @@ class _JsonLines:
         self._print("started", **asdict(facts))
 
     def advanced(self, frames: int) -> None:
+        self._done = frames
         seconds = time.monotonic() - self._began
         fps = frames / seconds if seconds > 0 else 0.0
         left = None
@@ -180,15 +186,34 @@ class _JsonLines:
             left = round(max(0, self._total - frames) / fps, 1)
         self._print("progress", frames=frames, of=self._total, fps=round(fps, 3), eta=left)
 
+    def verifying(self, frames: int) -> None:
+        self._print("verifying", frames=frames, of=self._done)
+
     def publishing(self) -> None:
         ignore_signals()
 
-    def finished(self, receipt: Receipt) -> None:
+    def finished(self, receipt: Receipt | PictureReceipt) -> None:
         self._print("finished", **receipt.as_dict())
 
     def _print(self, event: str, **values: Any) -> None:
         self._stream.write(json.dumps({"event": event, **values}) + "\n")
         self._stream.flush()
+
+
+def _summary(receipt: Receipt | PictureReceipt) -> str:
+    size = f"{receipt.width}x{receipt.height}"
+    if isinstance(receipt, PictureReceipt):
+        one = receipt.frames == 1
+        what = size if one else f"{receipt.frames} pictures, up to {size},"
+        return f"{receipt.output}: {what} in {receipt.seconds:.1f} s"
+    copied = sum(fate.fate == "copied" for fate in receipt.streams)
+    streams = f", {copied} stream{'s' * (copied != 1)} copied" if copied else ""
+    checks = receipt.verification.checks if receipt.verification is not None else ()
+    verified = f", verified in {len(checks)} checks" if checks else ""
+    return (
+        f"{receipt.output}: {size}, {receipt.frames} frames in {receipt.seconds:.1f} s "
+        f"({receipt.fps:.2f} fps){streams}{verified}"
+    )
 
 
 def _engine(facts: Started) -> str:

@@ -9,16 +9,17 @@ from hatvid.errors import OptionError
 from hatvid.jobs.job import Job
 from hatvid.model.zoo import EMBEDDED
 from hatvid.options import InputOptions
-from hatvid.video.color import ColorTags, assumed
+from hatvid.video.color import ColorTags, assumed, retagged
 from hatvid.video.containers import Container
 from hatvid.video.convert import PlaneLayout
-from hatvid.video.encoders import choose_encoder, padded_size, try_encoder
+from hatvid.video.encoders import choose_encoder, padded_size
 from hatvid.video.fields import choices
+from hatvid.video.picture_sink import picture_layout
 from hatvid.video.resize import aspect_after, target_size
-from hatvid.video.sink import OutputFormat
 from hatvid.video.source import SourceInfo
+from hatvid.video.track import OutputFormat
 
-__all__ = ["OutputPlan", "check_fields", "plan_output", "scale_for"]
+__all__ = ["OutputPlan", "check_fields", "plan_frames", "plan_output", "scale_for"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +27,23 @@ class OutputPlan:
     """What a job writes.
 
     Args:
-        form: what the encoder and the muxer are told, its size padded where asked.
-        width: of the picture in it, in pixels.
-        height: of the picture in it, in pixels.
+        form: what the encoder and the muxer are told; None where frames become pictures.
+        layout: of the frames.
+        width: of the picture in them, in pixels.
+        height: of the picture in them, in pixels.
+        padded: (width, height) of the frames, the same unless an odd size is padded.
         tags_in: by which the input is read, nothing left open.
+        tags: of the frames, likewise.
         notes: what the user should know, one line each.
     """
 
-    form: OutputFormat
+    form: OutputFormat | None
+    layout: PlaneLayout
     width: int
     height: int
+    padded: tuple[int, int]
     tags_in: ColorTags
+    tags: ColorTags
     notes: tuple[str, ...]
 
 
@@ -50,13 +57,17 @@ def check_fields(info: SourceInfo, reading: InputOptions) -> list[str]:
         OptionError: the video is interlaced, and nobody said what to do about it.
     """
     fields = info.fields
-    if fields.interlaced and reading.deinterlace is None and not reading.progressive:
+    if fields is None:
+        return []
+    if fields.interlaced and reading.deinterlace is None:
         raise OptionError(f"{info.path}: {choices(fields)}")
-    notes = [fields.note] if fields.note and not reading.progressive else []
+    notes = [fields.note] if fields.note else []
     if reading.deinterlace is not None and not fields.interlaced:
         notes.append(
             "the video looks progressive, and is deinterlaced because --deinterlace was given"
         )
+    if reading.deinterlace == "field":
+        notes.append("each field becomes a frame: twice as many, at twice the rate")
     return notes
 
 
@@ -81,6 +92,7 @@ def plan_output(job: Job, container: Container, info: SourceInfo, scale: int) ->
 
     Raises:
         OptionError: the encoder does not take the size, the pixel format, or an option.
+        OutputError: the encoder does not open, or the container does not hold it.
         InputError: the input's colours are of a kind that hatvid has no formula for.
     """
     options = job.options
@@ -95,53 +107,89 @@ def plan_output(job: Job, container: Container, info: SourceInfo, scale: int) ->
         tags=tags_in,
         hdr=info.hdr,
     )
+    assert encoder.tags is not None  # as the input's were given
     padded = padded_size(encoder, width, height)
-    tags = _output_tags(tags_in, info.layout, encoder.layout, width, height)
     form = OutputFormat(
         container=container,
         encoder=encoder,
         width=padded[0],
         height=padded[1],
-        tags=tags,
+        tags=encoder.tags,
         time_base=info.time_base,
         rate=info.average_rate,
         sample_aspect_ratio=aspect_after(
             info.sample_aspect_ratio, (info.width, info.height), (width, height)
         ),
-        display_matrix=info.display_matrix if container.rotates else None,
+        display_matrix=info.display_matrix,
     )
-    try_encoder(encoder, *padded)
-    notes = [*encoder.notes]
-    if width > info.width * scale or height > info.height * scale:
+    notes = [
+        *_said_of_size(info, scale, width, height),
+        *_said_of_colors(info.tags, encoder.tags),
+        *encoder.notes,
+        *_said_of_time(container, info),
+    ]
+    if not container.tells_colors(encoder.codec):
         notes.append(
-            f"the size asked for is more than {scale} times the input's: the rest is bicubic"
+            f"{container.muxer} cannot say the matrix, primaries and transfer of its colours; "
+            "nut with libx264 and mkv can"
         )
-    if padded != (width, height):
-        notes.append(
-            f"{width}x{height} is padded to {padded[0]}x{padded[1]}: the last row or column is "
-            "repeated"
-        )
-    if info.tags.describe() != tags.describe():
-        notes.append(f"colours: {info.tags.describe()} -> {tags.describe()}, and tagged so")
-    notes += _said_of_time(container, info)
     if info.display_matrix is not None and not container.rotates:
         notes.append(
-            f"{container.muxer} cannot say that the video is shown rotated by "
-            f"{info.rotation} degrees; mp4, mov and mkv can"
+            f"{container.muxer} cannot say that the video is shown rotated by {info.rotation} "
+            "degrees; mp4, mov and mkv can"
         )
-    return OutputPlan(form=form, width=width, height=height, tags_in=tags_in, notes=tuple(notes))
+    return OutputPlan(
+        form=form,
+        layout=encoder.layout,
+        width=width,
+        height=height,
+        padded=padded,
+        tags_in=tags_in,
+        tags=encoder.tags,
+        notes=tuple(notes),
+    )
 
 
-def _output_tags(
-    tags_in: ColorTags, before: PlaneLayout, after: PlaneLayout, width: int, height: int
-) -> ColorTags:
-    if after.family != before.family:
-        # RGB's identity matrix is no matrix for YUV, nor the other way round.
-        blank = replace(tags_in, matrix=ColorTags().matrix, full_range=None)
-        return assumed(blank, after, height, width)
-    if (after.log2_chroma_w, after.log2_chroma_h) != (before.log2_chroma_w, before.log2_chroma_h):
-        return assumed(tags_in, after, height, width)
-    return tags_in
+def plan_frames(job: Job, info: SourceInfo, scale: int) -> OutputPlan:
+    """Settle the output of a job that makes numbered pictures of a video.
+
+    Args:
+        job: as planned.
+        info: of the input.
+        scale: of the model; where a size is asked for it changes nothing.
+
+    Raises:
+        InputError: the input's colours are of a kind that hatvid has no formula for.
+    """
+    tags_in = assumed(info.tags, info.layout, info.height, info.width)
+    width, height = target_size(info.width, info.height, scale, job.options.size, even=False)
+    layout = picture_layout(info.layout)
+    tags = replace(retagged(tags_in, info.layout, layout, height, width), full_range=True)
+    notes = _said_of_size(info, scale, width, height)
+    if info.display_matrix is not None:
+        notes.append(f"pictures are not turned: players show the video by {info.rotation} degrees")
+    return OutputPlan(
+        form=None,
+        layout=layout,
+        width=width,
+        height=height,
+        padded=(width, height),
+        tags_in=tags_in,
+        tags=tags,
+        notes=tuple(notes),
+    )
+
+
+def _said_of_size(info: SourceInfo, scale: int, width: int, height: int) -> list[str]:
+    if width <= info.width * scale and height <= info.height * scale:
+        return []
+    return [f"the size asked for is more than {scale} times the input's: the rest is bicubic"]
+
+
+def _said_of_colors(before: ColorTags, after: ColorTags) -> list[str]:
+    if before.describe() == after.describe():
+        return []
+    return [f"colours: {before.describe()} -> {after.describe()}, and tagged so"]
 
 
 def _said_of_time(container: Container, info: SourceInfo) -> list[str]:
@@ -159,9 +207,4 @@ def _said_of_time(container: Container, info: SourceInfo) -> list[str]:
         )
     if not container.before_zero:
         notes.append(f"{container.muxer} holds no time before zero: all times may move together")
-    if not container.tagged:
-        notes.append(
-            f"{container.muxer} cannot say the matrix, primaries and transfer of its colours; "
-            "nut and mkv can"
-        )
     return notes

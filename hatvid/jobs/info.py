@@ -9,11 +9,17 @@ from typing import Any
 
 from hatvid.codepoints import CHROMA_LOCATIONS, PRIMARIES, TRANSFERS, name_of
 from hatvid.errors import HatvidError
-from hatvid.jobs.format import check_fields, plan_output, scale_for
+from hatvid.jobs.format import check_fields, plan_frames, plan_output, scale_for
 from hatvid.jobs.job import Job
 from hatvid.video.color import assumed
+from hatvid.video.fates import StreamFate, described
+from hatvid.video.fields import Fields
+from hatvid.video.hdr import Hdr
+from hatvid.video.opening import is_pipe
+from hatvid.video.picture_names import picture_format
+from hatvid.video.scan import Scan, scan
 from hatvid.video.source import SourceInfo, VideoSource
-from hatvid.video.streams import StreamFate, plan_streams
+from hatvid.video.streams import plan_streams
 
 __all__ = ["Outlook", "look"]
 
@@ -64,29 +70,34 @@ def look(job: Job) -> Outlook:
         try:
             notes += check_fields(info, options.reading)
             scale = scale_for(job, info)
-            assert job.container is not None
-            plan = plan_output(job, job.container, info, scale)
-            notes += plan.notes
-            form = plan.form
+            if job.container is None:
+                plan = plan_frames(job, info, scale)
+            else:
+                plan = plan_output(job, job.container, info, scale)
+                fates = plan_streams(
+                    source.container,
+                    source.stream,
+                    options.streams,
+                    job.container.muxer,
+                    cut=job.cut,
+                ).fates
+            notes += [*plan.notes, *described(fates)]
             output = {
                 "file": str(job.output),
-                "container": job.container.muxer,
-                "size": f"{form.width}x{form.height}",
-                "codec": form.encoder.codec,
-                "pix_fmt": form.encoder.layout.pix_fmt,
-                "options": dict(form.encoder.options),
-                "colours": form.tags.describe(),
+                "container": "pictures" if job.container is None else job.container.muxer,
+                "size": f"{plan.padded[0]}x{plan.padded[1]}",
+                "codec": picture_format(job.output).lower()
+                if plan.form is None
+                else plan.form.encoder.codec,
+                "pix_fmt": plan.layout.pix_fmt,
+                "options": {} if plan.form is None else dict(plan.form.encoder.options),
+                "colours": plan.tags.describe(),
                 "model": job.model.name if job.model is not None else f"embedded, x{scale}",
             }
-            streams = plan_streams(
-                source.container, source.stream, options.streams, job.container.muxer, cut=job.cut
-            )
-            fates = streams.fates
-            notes += streams.notes
         except HatvidError as error:
             refused = str(error)
         return Outlook(
-            input=_facts(source),
+            input=_facts(info, _scanned(job)),
             output=output,
             streams=fates,
             notes=tuple(notes),
@@ -94,8 +105,14 @@ def look(job: Job) -> Outlook:
         )
 
 
-def _facts(source: VideoSource) -> dict[str, Any]:
-    info = source.info
+def _scanned(job: Job) -> Scan | None:
+    options = job.options
+    if is_pipe(options.input):
+        return None
+    return scan(options.input, reading=options.reading, streams=options.streams)
+
+
+def _facts(info: SourceInfo, found: Scan | None) -> dict[str, Any]:
     facts = {
         "file": str(info.path),
         "container": info.container,
@@ -113,15 +130,25 @@ def _facts(source: VideoSource) -> dict[str, Any]:
         "read_as": assumed(info.tags, info.layout, info.height, info.width).describe(),
         "sample_aspect_ratio": _ratio(info.sample_aspect_ratio),
         "rotation": info.rotation,
-        "fields": f"{info.fields.coded} by its flags, {info.fields.measured} by its pictures",
-        "hdr": None if info.hdr is None else info.hdr.describe(),
+        "fields": _fields(info.fields),
+        "hdr": _hdr(info.hdr),
     }
-    scan = source.scan()
-    if scan is not None:
-        steps = sorted({after - before for before, after in pairwise(scan.pts)})
-        facts["frames"] = len(scan.pts)
-        facts["rate"] = _steady(steps, info.time_base)
+    if found is not None:
+        steps = sorted({after - before for before, after in pairwise(found.pts)})
+        facts["frames"] = len(found.pts)
+        facts["rate"] = _steady(steps, found.time_base)
+        facts["hidden_frames"] = found.discarded or None
     return facts
+
+
+def _fields(fields: Fields | None) -> str | None:
+    if fields is None:
+        return None
+    return f"{fields.coded} by its flags, {fields.measured} by its pictures"
+
+
+def _hdr(hdr: Hdr | None) -> str | None:
+    return None if hdr is None else ", ".join([*hdr.carried, *hdr.dynamic]) or None
 
 
 def _steady(steps: list[int], time_base: Fraction) -> str:

@@ -1,4 +1,4 @@
-"""A job: one video, from file to file, with everything decided that needs no model.
+"""A job: one video or pictures, with everything decided that needs no model.
 
 Planning is quick and imports neither torch nor PyAV, so that a wrong name or an
 existing output is answered at once.
@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hatvid.errors import InputError, OptionError, OutputError, OutputExistsError
+from hatvid.jobs.picture_plan import PicturePlan, check_pattern_output, plan_pictures
 from hatvid.model.zoo import ResolvedModel, resolve_model
 from hatvid.options import DEFAULT_MODEL, JobOptions
-from hatvid.selectors import PIPE, is_pattern
+from hatvid.selectors import PIPE
 from hatvid.video.containers import CONTAINERS, Container, container_of, format_of
+from hatvid.video.picture_names import is_pattern, is_picture
 
-__all__ = ["PICTURES", "Job", "plan_job"]
-
-PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""Suffixes of still pictures."""
+__all__ = ["Job", "plan_job"]
 
 _FALLBACK = ".mkv"
 _PIPED = "y4m"
@@ -33,12 +32,12 @@ class Job:
     Args:
         options: as asked for.
         output: where the result goes; ``-`` is standard output.
-        container: of the result; None for pictures.
+        container: of the result; None where that is pictures.
         scale: of the model; None where it is up to the asked size, or to the upscaler
             that the caller brings.
         model: which checkpoint; None where that waits for the scale, or the caller brings
             an upscaler.
-        stills: pictures become pictures, each by itself.
+        pictures: where pictures become pictures, each by itself.
         notes: what the user should know, one line each.
     """
 
@@ -47,7 +46,7 @@ class Job:
     container: Container | None
     scale: int | None
     model: ResolvedModel | None
-    stills: bool = False
+    pictures: PicturePlan | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -83,13 +82,21 @@ def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
     output = options.output
     if output is None:
         output = _default_output(options, scale, notes)
-    pictures = output != PIPE and output.suffix.lower() in PICTURES
-    stills = pictures and options.input.suffix.lower() in PICTURES
-    container = None if pictures else _container(options, output)
-    if pictures:
-        _check_pictures(options, output, stills)
-    if output != PIPE and not is_pattern(output):
-        _check_output(options.input, output, options.overwrite)
+    container = pictures = None
+    if output != PIPE and is_picture(output):
+        if options.format is not None:
+            raise OptionError("pictures take their format from their suffix; leave --format out")
+        if is_picture(options.input):
+            scale = scale or 4
+            pictures = plan_pictures(
+                options.input, output, scale=scale, overwrite=options.overwrite
+            )
+        else:
+            notes += _check_frames(output, options.overwrite)
+    else:
+        container = _container(options, output)
+        if output != PIPE:
+            _check_output(options.input, output, options.overwrite)
     waits = own_upscaler or (scale is None and options.model == DEFAULT_MODEL)
     model = None if waits else resolve_model(options.model, scale)
     if model is not None and scale is None:
@@ -100,7 +107,7 @@ def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
         container=container,
         scale=scale,
         model=model,
-        stills=stills,
+        pictures=pictures,
         notes=tuple(notes),
     )
 
@@ -110,7 +117,7 @@ def _default_output(options: JobOptions, scale: int | None, notes: list[str]) ->
     if source == PIPE:
         raise OptionError("standard input has no name; name the output with -o, or -o - for a pipe")
     suffix = source.suffix
-    if suffix.lower() not in CONTAINERS and suffix.lower() not in PICTURES:
+    if suffix.lower() not in CONTAINERS and not is_picture(source):
         notes.append(
             f"{suffix or 'the input container'} is not written by hatvid: the output is "
             f"{_FALLBACK.removeprefix('.')}"
@@ -131,15 +138,11 @@ def _container(options: JobOptions, output: Path) -> Container:
     return format_of(_PIPED) if output == PIPE else container_of(output)
 
 
-def _check_pictures(options: JobOptions, output: Path, stills: bool) -> None:
-    if options.format is not None:
-        raise OptionError("pictures take their format from their suffix; leave --format out")
-    if is_pattern(output) == is_pattern(options.input) or (is_pattern(output) and not stills):
-        return
-    number = f"{output.stem}_%05d{output.suffix}"
-    if is_pattern(output):
-        raise OptionError(f"{options.input} is one picture; give the output a name without %d")
-    raise OptionError(f"{output} is the name of one picture; number them: -o {number}")
+def _check_frames(output: Path, overwrite: bool) -> tuple[str, ...]:
+    if not is_pattern(output):
+        number = f"{output.stem}_%05d{output.suffix}"
+        raise OptionError(f"{output} is the name of one picture; number them: -o {number}")
+    return check_pattern_output(output, overwrite=overwrite)
 
 
 def _check_input(path: Path) -> None:

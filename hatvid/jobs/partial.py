@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -62,6 +63,11 @@ class PartialFile:
             self.file.close()
         self._temporary.unlink(missing_ok=True)
 
+    @property
+    def written(self) -> Path:
+        """Where the data lies until it gets its name."""
+        return self._temporary
+
     def seal(self) -> None:
         """Bring the data to the disk.
 
@@ -86,7 +92,7 @@ class PartialFile:
             if self._overwrite:
                 self._temporary.replace(self._path)
             else:
-                self._claim()
+                self._claim(self._path)
         except FileExistsError as error:
             raise OutputExistsError(
                 f"{self._path} has appeared meanwhile; use --overwrite to replace it"
@@ -94,18 +100,39 @@ class PartialFile:
         except OSError as error:
             raise self._refused(error) from error
 
+    def set_aside(self) -> Path:
+        """Give the sealed file a name of its own, ``NAME.unverified.EXT``.
+
+        Returns:
+            The name; a number is added to one that is taken.
+
+        Raises:
+            OutputError: the disk refuses.
+        """
+        for number in count(1):
+            word = "unverified" if number == 1 else f"unverified{number}"
+            path = self._path.with_name(f"{self._path.stem[:50]}.{word}{self._path.suffix}")
+            try:
+                self._claim(path)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise self._refused(error) from error
+            return path
+        raise AssertionError("numbers do not end")
+
     def _refused(self, error: OSError) -> OutputError:
         return OutputError(
             f"{self._path} cannot be written ({error.strerror}); free some space, or choose "
             "another place with -o"
         )
 
-    def _claim(self) -> None:
+    def _claim(self, path: Path) -> None:
         try:
-            os.link(self._temporary, self._path)  # fails if the name is taken, unlike a rename
+            os.link(self._temporary, path)  # fails if the name is taken, unlike a rename
         except FileExistsError:
             raise
         except OSError:  # no hard links on this file system
-            if os.path.lexists(self._path):
-                raise FileExistsError(self._path) from None
-            self._temporary.rename(self._path)
+            if os.path.lexists(path):
+                raise FileExistsError(path) from None
+            self._temporary.rename(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
@@ -12,11 +13,18 @@ from torch import Tensor
 from hatvid.errors import EngineError
 from hatvid.jobs.format import OutputPlan
 from hatvid.upscaler import Description, Upscaler
-from hatvid.video.color import alpha_to_rgb, planes_to_rgb, rgb_to_alpha, rgb_to_planes
+from hatvid.video.color import (
+    alpha_to_rgb,
+    planes_to_rgb,
+    rgb_to_alpha,
+    rgb_to_planes,
+    with_edge_repeated,
+)
 from hatvid.video.convert import PlaneLayout
+from hatvid.video.fates import StreamFate
 from hatvid.video.pictures import AnyPacket
 from hatvid.video.prefetch import Prefetch, Writer
-from hatvid.video.resize import padded, resample
+from hatvid.video.resize import resample
 from hatvid.video.source import FrameBatch, VideoSource
 
 __all__ = ["Sink", "pump"]
@@ -28,12 +36,39 @@ _WRITE_BEHIND = 4
 
 
 class Sink(Protocol):
-    """What takes the larger frames and the copied packets."""
+    """What takes the larger frames and the copied packets, and tells what became of them:
+    :class:`~hatvid.video.sink.VideoSink` or
+    :class:`~hatvid.video.picture_sink.PictureSink`."""
+
+    notes: list[str]
+    fates: tuple[StreamFate, ...]
 
     @property
     def copied(self) -> frozenset[int]: ...
 
+    @property
+    def frames(self) -> int: ...
+
+    @property
+    def packets_copied(self) -> dict[int, int]: ...
+
+    @property
+    def packets_moved(self) -> dict[int, int]: ...
+
+    @property
+    def packets_lost(self) -> dict[int, int]: ...
+
+    @property
+    def packets_early(self) -> dict[int, int]: ...
+
+    @property
+    def side_data_lost(self) -> Counter[str]: ...
+
     def write(self, item: FrameBatch | AnyPacket) -> None: ...
+
+    def finish(self) -> None: ...
+
+    def abort(self) -> None: ...
 
 
 def pump(
@@ -81,17 +116,19 @@ def _enlarged(
     planes: tuple[Tensor, ...], layout: PlaneLayout, upscaler: Upscaler, plan: OutputPlan
 ) -> tuple[Tensor, ...] | None:
     """The output's planes; None where the network gave a value that is no number."""
-    form = plan.form
+    width, height = plan.padded
 
     def sized(rgb: Tensor) -> Tensor:
-        return padded(resample(upscaler(rgb), plan.height, plan.width), form.height, form.width)
+        return with_edge_repeated(resample(upscaler(rgb), plan.height, plan.width), height, width)
 
-    target = form.encoder.layout
     rgb = sized(planes_to_rgb(planes, layout, plan.tags_in))
     if not rgb.isfinite().all():
         return None
-    larger = rgb_to_planes(rgb, target, form.tags)
-    if not target.alpha:
+    larger = rgb_to_planes(rgb, plan.layout, plan.tags)
+    if not plan.layout.alpha:
         return larger
+    if not layout.alpha:
+        opaque = torch.full_like(larger[0], 2**plan.layout.depth - 1)
+        return (*larger, opaque)
     # Beside the colours, through the same network, as a gray picture.
-    return (*larger, rgb_to_alpha(sized(alpha_to_rgb(planes, layout)), target))
+    return (*larger, rgb_to_alpha(sized(alpha_to_rgb(planes, layout)), plan.layout))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 __all__ = ["Progress", "Silent", "Started"]
 
@@ -34,6 +34,7 @@ class Started:
     pix_fmt: str
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told what happens, from the thread that runs the job."""
 
@@ -47,6 +48,10 @@ class Progress(Protocol):
 
     def advanced(self, frames: int) -> None:
         """``frames`` are done by now, in all."""
+        ...
+
+    def verifying(self, frames: int) -> None:
+        """``frames`` of the output are compared with the input by now, in all."""
         ...
 
     def publishing(self) -> None:
@@ -63,5 +68,7 @@ class Silent:
     def started(self, facts: Started) -> None: ...
 
     def advanced(self, frames: int) -> None: ...
+
+    def verifying(self, frames: int) -> None: ...
 
     def publishing(self) -> None: ...

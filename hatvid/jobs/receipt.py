@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hatvid.video.streams import StreamFate
+from hatvid.jobs.checks import Verification
+from hatvid.video.fates import StreamFate
 
 __all__ = ["Receipt"]
 
@@ -23,9 +24,13 @@ class Receipt:
         moved: seconds of frames whose pts was missing or did not rise.
         streams: what became of each input stream.
         packets: how many packets were copied, by input stream index.
+        residue: by index of each stream that was cut between packets, how many seconds
+            it begins before the first frame, and ends after the last one.
         color_in: matrix and range as tagged in the input.
         color_out: matrix and range as tagged in the output.
         seconds: from the first frame to the last byte.
+        verification: how the output compares with the input; None where that was not
+            asked for, or a pipe is on either side.
         notes: everything that was said, one line each.
     """
 
@@ -37,6 +42,7 @@ class Receipt:
     moved: tuple[float, ...]
     streams: tuple[StreamFate, ...]
     packets: dict[int, int]
+    residue: dict[int, tuple[float, float]]
     color_in: str
     color_out: str
     width: int
@@ -45,6 +51,7 @@ class Receipt:
     engine: str
     precision: str
     seconds: float
+    verification: Verification | None
     notes: tuple[str, ...]
 
     @property
@@ -56,4 +63,6 @@ class Receipt:
         """Plain values, ready for JSON."""
         record = asdict(self)
         record.update(input=str(self.input), output=str(self.output), fps=round(self.fps, 3))
+        if self.verification is not None:
+            record["verification"] = self.verification.as_dict()
         return record

@@ -7,25 +7,31 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from hatvid.errors import InputError, OutputError
-from hatvid.jobs.format import OutputPlan, check_fields, plan_output, scale_for
+from hatvid.errors import OutputError, VerificationError
+from hatvid.jobs.checks import Verification
+from hatvid.jobs.format import OutputPlan, check_fields, plan_frames, plan_output, scale_for
 from hatvid.jobs.job import Job
 from hatvid.jobs.partial import PartialFile
 from hatvid.jobs.piped import StandardOutput
-from hatvid.jobs.pipeline import pump
+from hatvid.jobs.pipeline import Sink, pump
 from hatvid.jobs.progress import Progress, Silent, Started
 from hatvid.jobs.receipt import Receipt
+from hatvid.jobs.stills import PictureReceipt, place_file, run_pictures
+from hatvid.jobs.verify import verify
 from hatvid.options import JobOptions
+from hatvid.selectors import PIPE
 from hatvid.upscaler import Description, Upscaler
+from hatvid.video.picture_sink import PictureSink
 from hatvid.video.sink import VideoSink
-from hatvid.video.source import FrameBatch, SourceInfo, VideoSource
+from hatvid.video.source import FrameBatch, VideoSource
+from hatvid.video.streams import StreamPlan, plan_streams
 
 __all__ = ["run_job"]
 
 
 def run_job(
     job: Job, *, progress: Progress | None = None, upscaler: Upscaler | None = None
-) -> Receipt:
+) -> Receipt | PictureReceipt:
     """Carry a job out.
 
     Args:
@@ -35,13 +41,22 @@ def run_job(
 
     Raises:
         HatvidError: see :mod:`hatvid.errors`; nothing lies under the output's name then.
+        TypeError: ``progress`` lacks a method.
     """
-    run = _Run(job=job, progress=progress or Silent())
+    progress = progress or Silent()
+    given: object = progress  # by callers that no type checker looked at
+    if not isinstance(given, Progress):
+        name = type(given).__name__
+        raise TypeError(f"{name} lacks a method of hatvid.jobs.progress.Progress")
+    run = _Run(job=job, progress=progress)
     for note in job.notes:
         run.note(note)
-    if job.stills:
-        return run.carry_out_stills(upscaler)
     options = job.options
+    if job.pictures is not None:
+        if upscaler is not None:
+            return run_pictures(job.pictures, upscaler, size=options.size, progress=progress)
+        with _own_upscaler(options, job.scale) as own:
+            return run_pictures(job.pictures, own, size=options.size, progress=progress)
     with VideoSource(
         options.input,
         reading=options.reading,
@@ -49,19 +64,25 @@ def run_job(
         start=options.start,
         end=options.end,
     ) as source:
-        for note in source.notes:
-            run.note(note)
+        run.note_new(source)
         for note in check_fields(source.info, options.reading):
             run.note(note)
         # All that can be refused is refused before a checkpoint is read.
         scale = upscaler.scale if upscaler is not None else scale_for(job, source.info)
-        plan = plan_output(job, source.info, scale)
+        streams = None
+        if job.container is None:
+            plan = plan_frames(job, source.info, scale)
+        else:
+            plan = plan_output(job, job.container, source.info, scale)
+            streams = plan_streams(
+                source.container, source.stream, options.streams, job.container.muxer, cut=job.cut
+            )
         for note in plan.notes:
             run.note(note)
         if upscaler is not None:
-            return run.carry_out(source, plan, upscaler)
+            return run.carry_out(source, plan, streams, upscaler)
         with _own_upscaler(options, scale) as own:
-            return run.carry_out(source, plan, own)
+            return run.carry_out(source, plan, streams, own)
 
 
 def _own_upscaler(options: JobOptions, scale: int | None) -> Upscaler:
@@ -89,78 +110,148 @@ class _Run:
     repeated: list[float] = field(default_factory=list)
     damaged: list[float] = field(default_factory=list)
     moved: list[float] = field(default_factory=list)
+    heard: int = 0
     done: int = 0
 
     def note(self, text: str) -> None:
         self.notes.append(text)
         self.progress.note(text)
 
-    def carry_out(self, source: VideoSource, plan: OutputPlan, upscaler: Upscaler) -> Receipt:
-        job, info, form = self.job, source.info, plan.form
+    def note_new(self, source: VideoSource) -> None:
+        """What the source has told since it was last asked."""
+        new = source.notes[self.heard :]
+        self.heard += len(new)
+        for note in new:
+            self.note(note)
+
+    def carry_out(
+        self,
+        source: VideoSource,
+        plan: OutputPlan,
+        streams: StreamPlan | None,
+        upscaler: Upscaler,
+    ) -> Receipt:
+        job = self.job
+        if plan.form is None:
+            overwrite = job.options.overwrite
+            frames = PictureSink(
+                job.output,
+                source,
+                tags=plan.tags,
+                place=lambda path, data: place_file(path, data, overwrite=overwrite),
+            )
+            facts, seconds = self._pumped(source, frames, plan, upscaler)
+            self.progress.publishing()
+            return self._receipt(source, frames, plan, facts, seconds, None)
         with self._destination() as place:
-            sink = VideoSink(place.file, form, source, cut=job.cut)
-            try:
-                for note in sink.notes:
-                    self.note(note)
-                # Compiling the network is no part of the frame rate; nor does the precision
-                # hang on what the first frame shows.
-                facts = upscaler.warm_up(info.height, info.width)
-                self.progress.started(self._started(source, plan, facts))
-                began = time.monotonic()
-                pump(source, sink, upscaler, facts, plan, lambda batch: self._count(source, batch))
-                sink.finish()
-            except BaseException:
-                sink.abort()
-                raise
-            if sink.frames == 0:
-                raise InputError(
-                    f"{info.path}: no frame lies between --start and --end; the video has "
-                    f"{_length(info)}"
-                )
-            if sink.frames != self.done:
-                raise OutputError(
-                    f"{self.done} frames were upscaled and {sink.frames} written; please report "
-                    "this"
-                )
+            sink = VideoSink(place.file, plan.form, source, cut=job.cut, plan=streams)
+            facts, seconds = self._pumped(source, sink, plan, upscaler)
             place.seal()
+            verification = self._verified(place)
             # From here on the output is whole; breaking off would tell an untruth.
             self.progress.publishing()
             place.publish()
-        seconds = time.monotonic() - began
-        self._remarks(source, sink)
-        return Receipt(
-            input=info.path,
-            output=job.output,
-            frames=sink.frames,
-            repeated=tuple(self.repeated),
-            damaged=tuple(self.damaged),
-            moved=tuple(self.moved),
-            streams=sink.fates,
-            packets=dict(sink.packets_copied),
-            color_in=info.tags.describe(),
-            color_out=form.tags.describe(),
-            width=form.width,
-            height=form.height,
-            model=upscaler.name,
-            engine=facts.engine,
-            precision=facts.precision,
-            seconds=seconds,
-            notes=tuple(self.notes),
-        )
+        return self._receipt(source, sink, plan, facts, seconds, verification)
 
     def _destination(self) -> AbstractContextManager[PartialFile | StandardOutput]:
         if self.job.to_stdout:
             return StandardOutput()
         return PartialFile(self.job.output, overwrite=self.job.options.overwrite)
 
+    def _pumped(
+        self, source: VideoSource, sink: Sink, plan: OutputPlan, upscaler: Upscaler
+    ) -> tuple[Description, float]:
+        """Bring all frames through the network; what ran them, and for how many seconds."""
+        try:
+            for note in sink.notes:
+                self.note(note)
+            # Compiling the network is no part of the frame rate; nor does the precision
+            # hang on what the first frame shows.
+            facts = upscaler.warm_up(source.info.height, source.info.width)
+            self.progress.started(self._started(source, plan, facts))
+            began = time.monotonic()
+            pump(source, sink, upscaler, facts, plan, lambda batch: self._count(source, batch))
+            sink.finish()
+        except BaseException:
+            sink.abort()
+            raise
+        seconds = time.monotonic() - began
+        if sink.frames != self.done:
+            raise OutputError(
+                f"{self.done} frames were upscaled and {sink.frames} written; please report this"
+            )
+        self._remarks(source, sink)
+        return facts, seconds
+
+    def _verified(self, place: PartialFile | StandardOutput) -> Verification | None:
+        """Compare what was written with the input.
+
+        Raises:
+            VerificationError: it is not the input, only larger.
+        """
+        options, output = self.job.options, self.job.output
+        if options.verify == "none":
+            return None
+        if isinstance(place, StandardOutput) or options.input == PIPE:
+            self.note("not verified: a pipe cannot be read twice")
+            return None
+        found = verify(
+            options.input,
+            place.written,
+            start=options.start,
+            end=options.end,
+            reading=options.reading,
+            streams=options.streams,
+            quick=options.verify == "quick",
+            output_name=output.name,
+            advanced=self.progress.verifying,
+        )
+        if not found.ok:
+            wrong = "; ".join(f"{check.name}: {check.text}" for check in found.failed)
+            raise VerificationError(
+                f"the output is not the input, only larger ({wrong}); it is kept as "
+                f"{place.set_aside()}, please look at it"
+            )
+        return found
+
+    def _receipt(
+        self,
+        source: VideoSource,
+        sink: Sink,
+        plan: OutputPlan,
+        facts: Description,
+        seconds: float,
+        verification: Verification | None,
+    ) -> Receipt:
+        return Receipt(
+            input=source.info.path,
+            output=self.job.output,
+            frames=sink.frames,
+            repeated=tuple(self.repeated),
+            damaged=tuple(self.damaged),
+            moved=tuple(self.moved),
+            streams=sink.fates,
+            packets=dict(sink.packets_copied),
+            residue={index: (float(a), float(b)) for index, (a, b) in source.residue.items()},
+            color_in=source.info.tags.describe(),
+            color_out=plan.tags.describe(),
+            width=plan.padded[0],
+            height=plan.padded[1],
+            model=facts.model,
+            engine=facts.engine,
+            precision=facts.precision,
+            seconds=seconds,
+            verification=verification,
+            notes=tuple(self.notes),
+        )
+
     def _started(self, source: VideoSource, plan: OutputPlan, facts: Description) -> Started:
-        info, form = source.info, plan.form
         return Started(
-            input=str(info.path),
+            input=str(source.info.path),
             output=str(self.job.output),
             frames=_expected_frames(source),
-            width=form.width,
-            height=form.height,
+            width=plan.padded[0],
+            height=plan.padded[1],
             scale=facts.scale,
             model=facts.model,
             engine=facts.engine,
@@ -169,8 +260,8 @@ class _Run:
             tile=(facts.tile_height, facts.tile_width),
             tiles=facts.tiles,
             batch=facts.batch,
-            codec=form.encoder.codec,
-            pix_fmt=form.encoder.layout.pix_fmt,
+            codec="png" if plan.form is None else plan.form.encoder.codec,
+            pix_fmt=plan.layout.pix_fmt,
         )
 
     def _count(self, source: VideoSource, batch: FrameBatch) -> None:
@@ -185,8 +276,9 @@ class _Run:
         self.done += len(batch.times)
         self.progress.advanced(self.done)
 
-    def _remarks(self, source: VideoSource, sink: VideoSink) -> None:
-        """What went wrong on the way without stopping the job."""
+    def _remarks(self, source: VideoSource, sink: Sink) -> None:
+        """What was found on the way without stopping the job."""
+        self.note_new(source)
         if self.repeated:
             self.note(
                 f"{len(self.repeated)} frames could not be decoded and show the one before, at "
@@ -206,6 +298,20 @@ class _Run:
             )
         for index, count in sink.packets_lost.items():
             self.note(f"stream {index}: {count} damaged packets are dropped")
+        for index, count in sink.packets_early.items():
+            self.note(
+                f"stream {index}: {count} packets begin before time zero, which the container "
+                "does not hold, and are dropped"
+            )
+        said = source.info.hdr.dynamic if source.info.hdr is not None else ()
+        for kind, count in sink.side_data_lost.items():
+            if kind not in said:
+                self.note(f"{kind} of {count} frames are dropped: the encoder does not write them")
+        for index, (before, after) in source.residue.items():
+            self.note(
+                f"stream {index} is cut between packets: it begins {float(before):.4f} s before "
+                f"the first frame and ends {float(after):.4f} s after the last"
+            )
         if source.ended_early:
             promised = source.info.frames
             of = f" of {promised} promised" if promised else ""
@@ -228,12 +334,6 @@ def _expected_frames(source: VideoSource) -> int | None:
     length = Fraction(total) / info.average_rate
     last = length if end is None else min(end, length)
     return max(0, round((last - (start or Fraction(0))) * info.average_rate))
-
-
-def _length(info: SourceInfo) -> str:
-    if info.duration is None:
-        return "an unknown length"
-    return f"{float(info.duration * info.time_base):g} s"
 
 
 def _places(seconds: list[float]) -> str:

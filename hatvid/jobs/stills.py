@@ -214,7 +214,7 @@ class _Run:
 
     def _upscaled(self, path: Path, target: Path, picture: Picture) -> Picture:
         height, width = picture.rgb.shape[1:]
-        wide, high = target_size(width, height, self.upscaler.scale, self.size)
+        wide, high = target_size(width, height, self.upscaler.scale, self.size, even=False)
         picture, lost = fitted(picture, picture_format(target), wide, high)
         for text in (*picture.notes, *lost):
             self._say(path, text)

@@ -11,6 +11,7 @@ from hatvid.jobs.job import plan_job
 from hatvid.jobs.progress import Progress
 from hatvid.jobs.receipt import Receipt
 from hatvid.jobs.run import run_job
+from hatvid.jobs.stills import PictureReceipt
 from hatvid.options import (
     DEFAULT_MODEL,
     DEFAULT_OVERLAP,
@@ -73,8 +74,8 @@ def upscale(
     verify: Literal["full", "quick", "none"] = "full",
     progress: Progress | None = None,
     upscaler: Upscaler | None = None,
-) -> Receipt:
-    """Upscale one video file, as ``hatvid upscale`` does.
+) -> Receipt | PictureReceipt:
+    """Upscale one video, or pictures, as ``hatvid upscale`` does.
 
     Args:
         input: a video file, a picture, or numbered pictures; ``-`` is standard input.
@@ -92,7 +93,7 @@ def upscale(
     The other arguments are those of :mod:`hatvid.options`.
 
     Returns:
-        What was done.
+        What was done; the shorter account where pictures became pictures.
 
     Raises:
         HatvidError: see :mod:`hatvid.errors`; nothing lies under the output's name then.

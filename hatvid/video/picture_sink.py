@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,8 @@ class PictureSink:
         self.packets_copied: dict[int, int] = {}
         self.packets_moved: dict[int, int] = {}
         self.packets_lost: dict[int, int] = {}
+        self.packets_early: dict[int, int] = {}
+        self.side_data_lost: Counter[str] = Counter()
         self.fates = tuple(_fates(source))
         self.notes = [*_notes(source), *described(self.fates)]
 

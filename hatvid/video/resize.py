@@ -5,14 +5,16 @@ from __future__ import annotations
 from fractions import Fraction
 
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 from hatvid.options import SizeOptions
 
-__all__ = ["aspect_after", "padded", "resample", "target_size"]
+__all__ = ["aspect_after", "resample", "target_size"]
 
 
-def target_size(width: int, height: int, scale: int, size: SizeOptions) -> tuple[int, int]:
+def target_size(
+    width: int, height: int, scale: int, size: SizeOptions, *, even: bool = True
+) -> tuple[int, int]:
     """(width, height) of the output.
 
     Args:
@@ -20,14 +22,15 @@ def target_size(width: int, height: int, scale: int, size: SizeOptions) -> tuple
         height: of the input, in pixels.
         scale: taken where ``size`` asks for nothing.
         size: what was asked for; the side that is open follows the input's aspect,
-            rounded to the nearest even number, which every chroma subsampling holds.
+            rounded.
+        even: to an even number, which every chroma subsampling holds.
     """
     if size.width is not None and size.height is not None:
         return size.width, size.height
     if size.height is not None:
-        return _even(Fraction(size.height * width, height)), size.height
+        return _nearest(Fraction(size.height * width, height), even), size.height
     if size.width is not None:
-        return size.width, _even(Fraction(size.width * height, width))
+        return size.width, _nearest(Fraction(size.width * height, width), even)
     return width * scale, height * scale
 
 
@@ -64,11 +67,5 @@ def resample(rgb: Tensor, height: int, width: int) -> Tensor:
     )
 
 
-def padded(rgb: Tensor, height: int, width: int) -> Tensor:
-    """Repeat the last row and column until (N, C, H, W) is (N, C, height, width)."""
-    below, right = height - rgb.shape[-2], width - rgb.shape[-1]
-    return pad(rgb, (0, right, 0, below), mode="replicate") if below or right else rgb
-
-
-def _even(side: Fraction) -> int:
-    return max(2, 2 * round(side / 2))
+def _nearest(side: Fraction, even: bool) -> int:
+    return max(2, 2 * round(side / 2)) if even else max(1, round(side))

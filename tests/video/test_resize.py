@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hatvid.options import SizeOptions
-from hatvid.video.resize import aspect_after, padded, resample, target_size
+from hatvid.video.resize import aspect_after, resample, target_size
 
 SIDES = st.integers(1, 5000)
 
@@ -63,13 +63,3 @@ def test_the_filter_is_pillows(size: tuple[int, int]) -> None:
     expected = np.asarray(Image.fromarray(plane).resize(size[::-1], Image.Resampling.BICUBIC))
     result = resample(torch.from_numpy(plane)[None, None], *size)[0, 0]
     np.testing.assert_allclose(result.numpy(), expected, atol=2e-5)
-
-
-def test_padding_repeats_the_last_row_and_column() -> None:
-    rgb = torch.rand(2, 3, 5, 7)
-    grown = padded(rgb, 6, 8)
-    assert grown.shape == (2, 3, 6, 8)
-    torch.testing.assert_close(grown[..., :5, :7], rgb, rtol=0, atol=0)
-    torch.testing.assert_close(grown[..., 5, :7], rgb[..., 4, :], rtol=0, atol=0)
-    torch.testing.assert_close(grown[..., 7], grown[..., 6], rtol=0, atol=0)
-    assert padded(rgb, 5, 7) is rgb
