@@ -147,7 +147,7 @@ class _Run:
             sink = VideoSink(place.file, plan.form, source, cut=job.cut, plan=streams)
             facts, seconds = self._pumped(source, sink, plan, upscaler)
             place.seal()
-            verification = self._verified(place)
+            verification = self._verified(place, plan)
             # From here on the output is whole; breaking off would tell an untruth.
             self.progress.publishing()
             place.publish()
@@ -183,7 +183,9 @@ class _Run:
         self._remarks(source, sink)
         return facts, seconds
 
-    def _verified(self, place: PartialFile | StandardOutput) -> Verification | None:
+    def _verified(
+        self, place: PartialFile | StandardOutput, plan: OutputPlan
+    ) -> Verification | None:
         """Compare what was written with the input.
 
         Raises:
@@ -204,6 +206,7 @@ class _Run:
             streams=options.streams,
             quick=options.verify == "quick",
             output_name=output.name,
+            tags=plan.tags,
             advanced=self.progress.verifying,
         )
         if not found.ok:

@@ -6,7 +6,7 @@ Both files are read; nothing that a job noted down while it ran is believed.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,8 +25,10 @@ from hatvid.jobs.verify_streams import check_streams
 from hatvid.jobs.verify_tags import Part, check_chapters, check_metadata
 from hatvid.options import InputOptions, StreamOptions
 from hatvid.selectors import TimePoint
+from hatvid.video.color import ColorTags
 from hatvid.video.compare import Likeness, Presented, likenesses, present
-from hatvid.video.declared import Declared, declared
+from hatvid.video.containers import container_read_by
+from hatvid.video.declared import Declared, color_names, declared
 from hatvid.video.inventory import NO_PTS, Inventory, take_stock
 
 __all__ = ["verify"]
@@ -34,6 +36,8 @@ __all__ = ["verify"]
 _COLOURS = ("matrix", "range", "primaries", "transfer", "chroma location")
 _SHAPE = ("sample aspect ratio", "display matrix", "field order")
 _HDR = ("mastering display", "content light")
+# Encoders of others write neither.
+_HDR_CODECS = {"h264", "hevc", "av1"}
 
 
 def verify(
@@ -46,6 +50,7 @@ def verify(
     streams: StreamOptions | None = None,
     quick: bool = False,
     output_name: str | None = None,
+    tags: ColorTags | None = None,
     advanced: Callable[[int], None] | None = None,
 ) -> Verification:
     """Compare an upscaled file with what it was made from.
@@ -59,6 +64,8 @@ def verify(
         streams: which streams the job was asked for.
         quick: leave the pictures unseen; the output is decoded and counted all the same.
         output_name: that the output will have, if it has another one yet.
+        tags: that the output is to have, where the job converted its colours or filled in
+            what the input leaves open.
         advanced: told how many frames of the output are decoded.
 
     Returns:
@@ -72,6 +79,7 @@ def verify(
         end=end,
         reading=reading or InputOptions(),
         streams=streams or StreamOptions(),
+        tags=tags,
     )
     checks = tuple(pair_of.checks(quick, output_name or "", advanced))
     return Verification(input=Path(input), output=Path(output), checks=checks)
@@ -95,8 +103,10 @@ class _Pair:
         end: TimePoint | None,
         reading: InputOptions,
         streams: StreamOptions,
+        tags: ColorTags | None,
     ) -> None:
         self.paths = source, target
+        self.tags = tags
         self.start, self.end = start, end
         self.reading, self.options = reading, streams
 
@@ -134,11 +144,10 @@ class _Pair:
         if pictures is not None:
             yield pictures
         yield self._size(before, after)
-        deinterlaced = self.reading.deinterlace is not None
-        yield _labels("colours", _COLOURS, before, after)
-        yield _labels("shape", _SHAPE, before, after, progressive=deinterlaced)
+        yield self._colors(before, after)
+        yield self._shape(before, after)
         if any(before.names[name] for name in _HDR):
-            yield _labels("hdr", _HDR, before, after)
+            yield self._hdr(before, after)
         part = self._part()
         clock = self.pairing.clock
         yield from check_streams(
@@ -235,6 +244,35 @@ class _Pair:
         ok = after.width >= before.width and after.height >= before.height
         return Check(name="size", ok=ok, text=text)
 
+    def _colors(self, before: Declared, after: Declared) -> Check:
+        wanted = dict(before.names)
+        if self.tags is not None:
+            wanted |= {key: name for key, name in color_names(self.tags).items() if name}
+        elif "gbr" in (wanted["matrix"], after.names["matrix"]):
+            wanted["matrix"] = None  # RGB has no other matrix, and YUV not this one
+        container = container_read_by(self.target.container)
+        codec = self.target.stream(self.target.video).codec
+        silent = container is not None and not container.tells_colors(codec)
+        unsaid = {"matrix", "primaries", "transfer"} if silent else set()
+        return _labels("colours", _COLOURS, before, after, wanted, unsaid)
+
+    def _shape(self, before: Declared, after: Declared) -> Check:
+        wanted = dict(before.names)
+        # Frames that went through the network are whole pictures.
+        if after.names["field order"] in (None, "progressive"):
+            wanted["field order"] = None
+        # A size of another aspect keeps the shape on the screen by its pixels' shape.
+        same = _same_shape(before, after)
+        wanted["sample aspect ratio"] = None if same else "the same shape on the screen"
+        container = container_read_by(self.target.container)
+        unsaid = {"display matrix"} if container is not None and not container.rotates else set()
+        return _labels("shape", _SHAPE, before, after, wanted, unsaid)
+
+    def _hdr(self, before: Declared, after: Declared) -> Check:
+        codec = self.target.stream(self.target.video).codec
+        unsaid = set() if codec in _HDR_CODECS else set(_HDR)
+        return _labels("hdr", _HDR, before, after, before.names, unsaid)
+
     def _part(self) -> Part:
         """From the first frame that is shown to the first that is left out again."""
         if not self.cut or not len(self.line.pts):
@@ -261,26 +299,28 @@ def _labels(
     keys: tuple[str, ...],
     before: Declared,
     after: Declared,
-    *,
-    progressive: bool = False,
+    wanted: Mapping[str, str | None],
+    unsaid: set[str],
 ) -> Check:
-    """What was said must still be said; what was left open may be filled in."""
+    """What was said must still be said; what was left open may be filled in.
+
+    Args:
+        wanted: of the output, None where anything will do.
+        unsaid: what the output's codec or container has no words for.
+    """
     wrong, shown = [], []
     for key in keys:
         old, new = before.names[key], after.names[key]
-        if old == new and (key != "sample aspect ratio" or _same_shape(before, after)):
-            if new is not None:
-                shown.append(f"{key} {new}")
-            continue
-        filled = old is None
-        # Frames that went through the network are whole pictures.
-        filled |= key == "field order" and new in (None, "progressive")
-        # A size of another aspect keeps the shape on the screen by its pixels' shape.
-        filled |= key == "sample aspect ratio" and _same_shape(before, after)
         change = f"{key} {old or 'unspecified'} -> {new or 'unspecified'}"
-        shown.append(change)
-        if not filled:
-            wrong.append(change)
+        if wanted[key] not in (None, new):
+            if new is not None or key not in unsaid:
+                wrong.append(change if wanted[key] == old else f"{change}, not {wanted[key]}")
+            else:
+                shown.append(f"{change} (the output cannot say it)")
+        elif old != new:
+            shown.append(change)
+        elif new is not None:
+            shown.append(f"{key} {new}")
     details = {key: [before.names[key], after.names[key]] for key in keys}
     text = few(wrong or shown or ["nothing is said"], 8)
     return Check(name=name, ok=not wrong, text=text, details=details)

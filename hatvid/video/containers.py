@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hatvid.errors import OptionError
 
-__all__ = ["CONTAINERS", "FORMATS", "Container", "container_of", "format_of"]
+__all__ = ["CONTAINERS", "FORMATS", "Container", "container_of", "container_read_by", "format_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +54,15 @@ class Container:
         return self.tick is None or (time_base / self.tick).denominator == 1
 
     def tells_colors(self, codec: str) -> bool:
-        """Whether matrix, primaries and transfer can be read from a video of this encoder."""
+        """Whether matrix, primaries and transfer can be read from a video of this codec or
+        of this encoder."""
         return self.tagged or codec in _SELF_TAGGED
 
 
-# Encoders that write matrix, primaries and transfer into the bitstream.
+# Encoders that write matrix, primaries and transfer into the bitstream, and their codecs.
 _SELF_TAGGED = frozenset(
     {
+        *("h264", "hevc", "av1", "prores"),
         *("libx264", "libx264rgb", "libx265", "libsvtav1", "mpeg2video", "prores_ks"),
         *("h264_nvenc", "hevc_nvenc", "av1_nvenc"),
     }
@@ -153,6 +155,16 @@ def container_of(path: Path) -> Container:
             f"{path.name}: {kind} not written by hatvid; name one of {', '.join(CONTAINERS)}"
         )
     return container
+
+
+def container_read_by(demuxer: str) -> Container | None:
+    """The container of a file that is open, None if it is none that hatvid writes.
+
+    Args:
+        demuxer: FFmpeg's name, a list such as ``matroska,webm``.
+    """
+    names = demuxer.split(",")
+    return next((found for found in FORMATS.values() if found.muxer in names), None)
 
 
 def format_of(name: str) -> Container:

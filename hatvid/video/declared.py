@@ -20,7 +20,7 @@ from hatvid.video.compare import decoded
 from hatvid.video.inventory import open_file
 from hatvid.video.pictures import positive
 
-__all__ = ["Declared", "declared", "frame_tags"]
+__all__ = ["Declared", "color_names", "declared", "frame_tags"]
 
 # FFmpeg's AVFieldOrder.
 _FIELD_ORDERS = {
@@ -76,11 +76,7 @@ def declared(path: Path, stream: int, reading: InputOptions | None = None) -> De
         light = coded.get("content_light_level") or sides.get(Type.CONTENT_LIGHT_LEVEL)
         matrix = coded.get("display_matrix") or sides.get(Type.DISPLAYMATRIX)
     names = {
-        "matrix": _known(MATRICES, tags.matrix, 2),
-        "range": {None: None, False: "limited", True: "full"}[tags.full_range],
-        "primaries": _known(PRIMARIES, tags.primaries, 2),
-        "transfer": _known(TRANSFERS, tags.transfer, 2),
-        "chroma location": _known(CHROMA_LOCATIONS, tags.chroma_location, 0),
+        **color_names(tags),
         # Square is what a player takes where nothing is said.
         "sample aspect ratio": None if aspect == 1 else f"{aspect.numerator}:{aspect.denominator}",
         "display matrix": _display_matrix(matrix),
@@ -91,6 +87,17 @@ def declared(path: Path, stream: int, reading: InputOptions | None = None) -> De
         else None,
     }
     return Declared(tags=tags, width=size[0], height=size[1], aspect=aspect, names=names)
+
+
+def color_names(tags: ColorTags) -> dict[str, str | None]:
+    """Each of the tags as text, None where it says nothing."""
+    return {
+        "matrix": _known(MATRICES, tags.matrix, 2),
+        "range": {None: None, False: "limited", True: "full"}[tags.full_range],
+        "primaries": _known(PRIMARIES, tags.primaries, 2),
+        "transfer": _known(TRANSFERS, tags.transfer, 2),
+        "chroma location": _known(CHROMA_LOCATIONS, tags.chroma_location, 0),
+    }
 
 
 def frame_tags(frame: av.VideoFrame, given: ColorOptions) -> ColorTags:
