@@ -130,8 +130,7 @@ def plan_output(job: Job, container: Container, info: SourceInfo, scale: int) ->
     ]
     if not container.tells_colors(encoder.codec):
         notes.append(
-            f"{container.muxer} cannot say the matrix, primaries and transfer of its colours; "
-            "nut with libx264 and mkv can"
+            f"{container.muxer} cannot say what the colours of {encoder.codec} mean; mkv can"
         )
     if info.display_matrix is not None and not container.rotates:
         notes.append(

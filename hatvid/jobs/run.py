@@ -235,7 +235,11 @@ class _Run:
             moved=tuple(self.moved),
             streams=sink.fates,
             packets=dict(sink.packets_copied),
-            residue={index: (float(a), float(b)) for index, (a, b) in source.residue.items()},
+            residue=(
+                {index: (float(a), float(b)) for index, (a, b) in source.residue.items()}
+                if self.job.cut
+                else {}
+            ),
             color_in=source.info.tags.describe(),
             color_out=plan.tags.describe(),
             width=plan.padded[0],
@@ -310,7 +314,8 @@ class _Run:
         for kind, count in sink.side_data_lost.items():
             if kind not in said:
                 self.note(f"{kind} of {count} frames are dropped: the encoder does not write them")
-        for index, (before, after) in source.residue.items():
+        residue = source.residue if self.job.cut else {}
+        for index, (before, after) in residue.items():
             self.note(
                 f"stream {index} is cut between packets: it begins {float(before):.4f} s before "
                 f"the first frame and ends {float(after):.4f} s after the last"

@@ -250,10 +250,12 @@ class _Pair:
             wanted |= {key: name for key, name in color_names(self.tags).items() if name}
         elif "gbr" in (wanted["matrix"], after.names["matrix"]):
             wanted["matrix"] = None  # RGB has no other matrix, and YUV not this one
+        if (wanted["chroma location"], after.names["chroma location"]) == ("left", None):
+            wanted["chroma location"] = None  # where players look for it unless told
         container = container_read_by(self.target.container)
         codec = self.target.stream(self.target.video).codec
         silent = container is not None and not container.tells_colors(codec)
-        unsaid = {"matrix", "primaries", "transfer"} if silent else set()
+        unsaid = set(_COLOURS) if silent else set()
         return _labels("colours", _COLOURS, before, after, wanted, unsaid)
 
     def _shape(self, before: Declared, after: Declared) -> Check:

@@ -16,7 +16,15 @@ __all__ = ["Part", "check_chapters", "check_metadata", "labels_lost"]
 _OF_THE_FILE = frozenset(
     {
         *("major_brand", "minor_version", "compatible_brands", "encoder", "creation_time"),
-        *("duration", "bps", "number_of_frames", "number_of_bytes", "handler_name", "vendor_id"),
+        *(
+            "alpha_mode",
+            "duration",
+            "bps",
+            "number_of_frames",
+            "number_of_bytes",
+            "handler_name",
+            "vendor_id",
+        ),
     }
 )
 _COMMON = frozenset(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hatvid.errors import OptionError
 
-__all__ = ["CONTAINERS", "FORMATS", "Container", "container_of", "container_read_by", "format_of"]
+__all__ = ["CONTAINERS", "Container", "FORMATS", "container_of", "container_read_by", "format_of"]
 
 
 @dataclass(frozen=True, kw_only=True)

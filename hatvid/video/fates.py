@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CHAPTERS", "LEFT_OUT", "TIMECODE", "StreamFate", "described"]
+__all__ = ["CHAPTERS", "LEFT_OUT", "StreamFate", "TIMECODE", "described"]
 
 LEFT_OUT = "left out as asked"
 """The reason for what the options exclude: nobody needs to be told."""

@@ -53,12 +53,24 @@ class Pictures:
         strict: raise instead of filling.
         whole: the stream begins with a key frame, even if that one cannot be read; else
             it may begin anywhere, as a recorded broadcast does.
+        reordered: durations reach to the next packet in order of decoding, as in MP4, and
+            say nothing of pictures: each lasts until the next one, and the last until the
+            end of the stream.
     """
 
-    def __init__(self, path: Path, stream: av.VideoStream, *, strict: bool, whole: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        stream: av.VideoStream,
+        *,
+        strict: bool,
+        whole: bool,
+        reordered: bool = False,
+    ) -> None:
         self._path = path
         self._stream = stream
         self._strict = strict
+        self._reordered = reordered
         self._promised: dict[int, int] = {}  # pts -> duration, of packets with no frame yet
         self._keyed = whole
         self._broken = False
@@ -90,7 +102,7 @@ class Pictures:
         if self._open is not None:
             frame, time = self._open
             self._open = None
-            yield frame, replace(time, duration=self._step)
+            yield frame, replace(time, duration=self._until_the_end(time) or self._step)
 
     def _lasting(
         self, frame: av.VideoFrame, time: FrameTime
@@ -102,10 +114,17 @@ class Pictures:
             self._step = time.pts - at.pts
             self._open = None
             yield before, replace(at, duration=self._step)
-        if time.duration:
+        if time.duration and not self._reordered:
             yield frame, time
         else:
             self._open = (frame, time)
+
+    def _until_the_end(self, last: FrameTime) -> int | None:
+        stream = self._stream
+        if not self._reordered or not stream.duration:
+            return None
+        rest = (stream.start_time or 0) + stream.duration - last.pts
+        return rest if rest > 0 else None
 
     def _fed(self, packet: AnyPacket) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
         self._timed = self._timed or packet.pts is not None

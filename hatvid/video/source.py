@@ -18,12 +18,13 @@ from torch import Tensor
 from hatvid.errors import DecodeError, InputError
 from hatvid.options import InputOptions, StreamOptions
 from hatvid.selectors import TimePoint
-from hatvid.video.convert import frame_to_planes
+from hatvid.video.convert import conversion_note, frame_to_planes
 from hatvid.video.cut import Cut
 from hatvid.video.fields import Deinterlacer, judge
 from hatvid.video.opening import choose_video, is_pipe, open_input, unseekable
 from hatvid.video.pictures import AnyPacket, FrameTime, Pictures, positive, time_base_of
 from hatvid.video.scan import Packets, scan_for
+from hatvid.video.sidedata import KINDS
 from hatvid.video.source_info import SourceInfo, gather, samples
 
 __all__ = ["FrameBatch", "SourceInfo", "VideoSource"]
@@ -31,11 +32,6 @@ __all__ = ["FrameBatch", "SourceInfo", "VideoSource"]
 # FFmpeg's demuxers of files that are written from a key frame on. Transport streams and
 # bare elementary streams are recordings, which begin wherever somebody tuned in.
 _INDEXED = frozenset({"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "nut"})
-
-# Side data of frames that an encoder can carry on; names of FFmpeg's AVFrameSideDataType.
-_CARRIED = frozenset(
-    {"A53_CC", "AFD", "DYNAMIC_HDR_PLUS", "DOVI_METADATA", "DOVI_RPU_BUFFER", "S12M_TIMECODE"}
-)
 
 # How far packets of one time lie apart in a file, in seconds, at most.
 _INTERLEAVED = 10
@@ -131,6 +127,8 @@ class VideoSource:
             )
             self._flow = self._between()
             self._first = self._peek()
+            if note := conversion_note(self._first.frame.format.name):
+                self.notes.append(note)
             self.info = self._describe()
         except BaseException:
             self.container.close()
@@ -289,8 +287,14 @@ class VideoSource:
         """Frames in order of presentation, and packets of all other streams, between start
         and end."""
         cut, tick = self._cut, time_base_of(self.stream)
-        whole = self.container.format.name in _INDEXED
-        pictures = Pictures(self._path, self.stream, strict=self._strict, whole=whole)
+        demuxer, context = self.container.format.name, self.stream.codec_context
+        pictures = Pictures(
+            self._path,
+            self.stream,
+            strict=self._strict,
+            whole=demuxer in _INDEXED,
+            reordered="mov" in demuxer and context.has_b_frames > 0,
+        )
         early: list[AnyPacket] = []
         size = 0
         for packet in self._packets:
@@ -381,7 +385,7 @@ class VideoSource:
                 f"{self._path}: the pixel format changes from {self.info.layout.pix_fmt} to "
                 f"{layout.pix_fmt} at {float(self.seconds(time.pts)):.3f} s; {_TAIL}"
             )
-        bears = any(data.type.name in _CARRIED for data in frame.side_data[:])
+        bears = any(data.type.name in KINDS for data in frame.side_data[:])
         return self._sample, time, frame if bears and not time.repeated else None
 
 

@@ -14,7 +14,7 @@ from av.subtitles.subtitle import AssSubtitle, SubtitleSet
 
 from hatvid.video.pictures import AnyPacket
 
-__all__ = ["TEXT_CODECS", "TEXT_TARGETS", "ConvertedSubtitles", "OneAtATime"]
+__all__ = ["ConvertedSubtitles", "OneAtATime", "TEXT_CODECS", "TEXT_TARGETS"]
 
 TEXT_CODECS = frozenset({"ass", "mov_text", "ssa", "subrip", "text", "webvtt"})
 """Subtitles that are lines of text with times."""

@@ -72,7 +72,8 @@ def test_the_overlap_is_in_input_pixels(ffmpeg: Run, tmp_path: Path) -> None:
             Blurred(4), scale=4, engine_options=EAGER, tile_options=options
         ) as upscaler:
             output = tmp_path / f"{name}.mkv"
-            hatvid.upscale(source, output, upscaler=upscaler, codec="ffv1")
+            # What blurs so much is no enlargement, and would be found out.
+            hatvid.upscale(source, output, upscaler=upscaler, codec="ffv1", verify="none")
         shown.append(luma(output)[0])
     np.testing.assert_array_equal(shown[1], shown[0])
 
@@ -109,7 +110,8 @@ def test_a_frame_is_not_where_its_number_says(
     lost, and sound drifts away."""
     source, output = tmp_path / "in.mkv", tmp_path / "out.mkv"
     ffmpeg(
-        *clip("64x48", 40), *("-itsoffset", "0.4", "-f", "lavfi", "-i", "sine=d=1.6"),
+        *("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1.6"),
+        *("-itsoffset", "0.4", "-f", "lavfi", "-i", "sine=d=1.6"),
         *("-vf", "select='not(eq(mod(n,9),4))',setpts=PTS+0.7/TB", "-fps_mode", "passthrough"),
         *X264, "-c:a", "flac", source,
     )  # fmt: skip
@@ -164,7 +166,6 @@ def test_frames_that_repeat_stay_and_so_does_the_sound(
         *X264, "-c:a", "aac", source,
     )  # fmt: skip
     hatvid.upscale(source, output, upscaler=repeat)
-    assert times(output) == times(source)
-    assert len(times(output)) == 25
+    assert [pts for pts, _ in times(output)] == [Fraction(n, 25) for n in range(25)]
     sounds = [[p["data_hash"] for p in packets(path, "a:0")] for path in (source, output)]
     assert sounds[1] == sounds[0]

@@ -107,7 +107,7 @@ def test_rotated(
             assert abs(next(container.decode(video=0)).rotation) == 90
         return
     assert side_data(after, "Display Matrix") == side_data(before, "Display Matrix")
-    assert side_data(before, "Display Matrix")["rotation"] == -90
+    assert side_data(before, "Display Matrix")["rotation"] == 90
 
 
 PAL = [
@@ -183,7 +183,11 @@ def test_an_odd_size_doubles_exactly(
     size: str, repeat: hatvid.Upscaler, ffmpeg: Run, video_of: Video, tmp_path: Path
 ) -> None:
     source, output = tmp_path / "in.mkv", tmp_path / "out.mkv"
-    ffmpeg(*noise(size), "-c:v", "ffv1", "-pix_fmt", "yuv420p", source)
+    # The pattern itself has even sides in 4:2:0.
+    ffmpeg(
+        *noise(), "-vf", f"format=yuv444p,scale={size.replace('x', ':')}", "-c:v", "ffv1",
+        "-pix_fmt", "yuv420p", source,
+    )  # fmt: skip
     hatvid.upscale(source, output, upscaler=repeat)
     found = video_of(output)
     assert f"{found['width'] // 2}x{found['height'] // 2}" == size
@@ -216,9 +220,11 @@ def test_an_odd_output_is_refused_or_padded(
         (".mp4", "libx264", "yuv444p", "yuv444p"),
         (".mp4", "libx264", "yuv422p10le", "yuv422p10le"),
         (".mkv", "ffv1", "yuv420p12le", "yuv420p12le"),
-        (".mkv", "ffv1", "gbrp", "gbrp"),
+        (".mkv", "ffv1", "bgr0", "bgr0"),
+        (".mkv", "ffv1", "gbrp10le", "gbrp10le"),
         (".mkv", "ffv1", "yuva420p", "yuva420p"),
-        (".mov", "prores_ks", "yuva444p10le", "yuva444p10le"),
+        # ProRes 4444 is decoded as 12 bit, however it was made.
+        (".mov", "prores_ks", "yuva444p10le", "yuva444p12le"),
     ],
 )
 def test_depth_chroma_and_alpha_stay(

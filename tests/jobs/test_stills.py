@@ -211,7 +211,7 @@ def test_profile_and_orientation_go_with_it(repeat: hatvid.Upscaler, tmp_path: P
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        (SizeOptions(width=30), (30, 24)),  # 25, made even
+        (SizeOptions(width=30), (30, 25)),
         (SizeOptions(height=20), (24, 20)),
         (SizeOptions(width=31, height=7), (31, 7)),
     ],

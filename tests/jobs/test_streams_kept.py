@@ -96,7 +96,6 @@ def film_mp4(parts: Path, ffmpeg: Callable[..., None]) -> Path:
         *("-c:v:0", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p", "-c:v:1", "copy"),
         *("-c:a", "aac", "-c:s", "mov_text", "-disposition:v:1", "attached_pic"),
         *("-metadata:s:a:0", "language=eng", "-metadata:s:s:0", "language=fra"),
-        *("-movflags", "use_metadata_tags"),
         film,
     )
     return film
@@ -172,7 +171,8 @@ def test_a_film_in_mkv(
     else:
         assert text["codec_name"] == "mov_text"
         shown = [p for p in packets(output, "s:0") if int(p["size"]) > 2]  # not the pauses
-        assert [float(p["pts_time"]) for p in shown] == [0.25, 1.0]
+        lines = packets(film_mkv, "s:0")
+        assert [float(p["pts_time"]) for p in shown] == [float(p["pts_time"]) for p in lines]
         assert [float(p["duration_time"]) for p in shown] == [0.5, 0.5]
         fates = {fate.kind: fate for fate in receipt.streams if fate.fate != "copied"}
         assert fates["subtitle"].fate == "converted"
@@ -195,7 +195,7 @@ def test_a_film_in_mp4(
     same_packets(packets, film_mp4, output, "a:0")
     same_chapters(ffprobe, film_mp4, output)
     assert tags(after) == tags(before)
-    assert len(tags(before)) == 3
+    assert len(tags(before)) == 2  # MP4 has no room for keys of our own beside a cover
     (text,) = of_kind(after, "subtitle")
     assert text["tags"]["language"] == "fra"
     if suffix == ".mp4":

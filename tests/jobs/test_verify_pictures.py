@@ -47,8 +47,15 @@ def test_every_frame_below_the_floor_is_wrong() -> None:
 def test_a_neighbour_must_be_clearly_nearer() -> None:
     assert judged(like(7, 3.0, nearest=1, nearest_error=2.0)).ok  # not by half
     assert judged(like(7, 0.06, nearest=1, nearest_error=0.0)).ok  # nobody can see that
-    found = judged(like(7, 3.0, nearest=-2, nearest_error=1.0))
+    found = judged(like(7, 4.5, nearest=-2, nearest_error=1.0))
     assert "0.280 s shows the frame 2 before" in found.text
+
+
+def test_an_encoder_may_leave_out_what_hardly_moves_but_not_as_a_rule() -> None:
+    near = [like(number, 1.0, nearest=-1, nearest_error=0.3) for number in range(5)]
+    still = [like(number, 1.0) for number in range(5, 20)]
+    assert check_pictures([*near, *still], TICK).ok
+    assert not check_pictures([*near, *still[:-1]], TICK).ok
 
 
 def test_the_worst_frames_are_listed() -> None:
