@@ -117,11 +117,11 @@ def _default_output(options: JobOptions, scale: int | None, notes: list[str]) ->
     if source == PIPE:
         raise OptionError("standard input has no name; name the output with -o, or -o - for a pipe")
     suffix = source.suffix
-    if suffix.lower() not in CONTAINERS and not is_picture(source):
-        notes.append(
-            f"{suffix or 'the input container'} is not written by hatvid: the output is "
-            f"{_FALLBACK.removeprefix('.')}"
-        )
+    container = CONTAINERS.get(suffix.lower())
+    if not is_picture(source) and (container is None or not container.others):
+        cause = "keeps neither times nor colours" if container else "is not written by hatvid"
+        kind = suffix or "the input container"
+        notes.append(f"{kind} {cause}: the output is {_FALLBACK.removeprefix('.')}")
         suffix = _FALLBACK
     if size.width is not None and size.height is not None:
         larger = f"{size.width}x{size.height}"

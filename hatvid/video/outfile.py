@@ -79,7 +79,8 @@ class OutputFile(io.RawIOBase):
         """Take what is written and leave it, as nobody wants it any more."""
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
-        if self.discarding:
+        # PyAV keeps one error until its call returns, and prints those that come after it.
+        if self.discarding or self.error is not None:
             return len(data)
         self._write(data if self._passing is None else self._passing.feed(data))
         return len(data)
@@ -92,6 +93,8 @@ class OutputFile(io.RawIOBase):
             raise
 
     def seek(self, offset: int, whence: int = 0) -> int:
+        if self.error is not None:
+            return 0
         try:
             return self._inner.seek(offset, whence)
         except OSError as error:

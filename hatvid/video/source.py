@@ -229,7 +229,7 @@ class VideoSource:
             raise InputError(f"{self._path}: no frame can be decoded; is the file whole?")
         raise InputError(
             f"{self._path}: no frame lies between --start and --end; the video has "
-            f"{self._cut.frames} frames as far as it was read"
+            f"{self._cut.frames} frame{'s' * (self._cut.frames != 1)} as far as it was read"
         )
 
     def _describe(self) -> SourceInfo:

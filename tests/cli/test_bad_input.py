@@ -188,8 +188,8 @@ def test_the_smallest_frames_work(
 def test_a_pixel_format_that_is_not_supported(
     refused: Refused, tmp_path: Path, make_clip: Make
 ) -> None:
-    path = make_clip(tmp_path / "clip.mkv", codec="ffv1", pix_fmt="yuva420p")
-    refused(path, "-o", tmp_path / "out.mkv", code=1, says="yuva420p is not supported; convert")
+    path = make_clip(tmp_path / "clip.nut", codec="rawvideo", pix_fmt="rgb555le")
+    refused(path, "-o", tmp_path / "out.mkv", code=1, says="rgb555le is not supported; convert")
 
 
 def test_the_program_says_it_in_one_line_too(

@@ -120,7 +120,7 @@ def test_the_place_is_full(
     # The large clip makes more than the megabyte that is buffered, so that it fails in the
     # midst of encoding; the small one when the buffer is brought out at the end.
     large = limit > 2000
-    size = {"width": 160, "height": 120} if large else {}
+    size = {"width": 320, "height": 240, "frames": 12} if large else {}
     source = make_clip(
         tmp_path / "clip.mkv", codec="ffv1", pix_fmt="yuv444p", options={"level": "3"}, **size
     )

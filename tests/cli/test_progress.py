@@ -34,7 +34,7 @@ def test_json_is_one_object_a_line_and_nothing_else(
     assert (done.code, done.err) == (0, "")
     events = [json.loads(line) for line in done.out.splitlines()]
     kinds = [event["event"] for event in events if event["event"] != "note"]
-    assert kinds == ["started", *["progress"] * 9, "finished"]
+    assert kinds == ["started", *["progress"] * 9, *["verifying"] * 9, "finished"]
     started, finished = events[kinds.index("started")], events[-1]
 
     assert started["input"] == str(source)
@@ -47,6 +47,7 @@ def test_json_is_one_object_a_line_and_nothing_else(
     assert all(event["fps"] > 0 for event in progress)
     assert finished["frames"] == 9
     assert finished["fps"] > 0
+    assert finished["verification"]["ok"]
     assert [stream["fate"] for stream in finished["streams"]] == ["upscaled", "copied"]
 
 
@@ -76,7 +77,7 @@ def test_json_of_a_failure(hatvid: Hatvid, cheap: list[str], mine: Path) -> None
     done = hatvid("upscale", *cheap, "--progress", "json", "--start", "99f", mine)
     assert done.code == 1
     events = [json.loads(line) for line in done.out.splitlines()]
-    assert [event["event"] for event in events] == ["started", "failed"]
+    assert [event["event"] for event in events] == ["failed"]
     assert f"hatvid: {events[-1]['error']}\n" == done.err
 
 
@@ -107,7 +108,10 @@ def test_without_a_terminal_one_line_before_and_one_after(
     before, after = done.err.splitlines()
     assert before.startswith(f"hatvid: {mine} -> {output}: 6 frames to 64x48 by ")
     assert "(eager fp32, whole frame), libx264 yuv420p" in before
-    summary = rf"hatvid: {re.escape(str(output))}: 64x48, 6 frames in [\d.]+ s \(([\d.]+) fps\)"
+    summary = (
+        rf"hatvid: {re.escape(str(output))}: 64x48, 6 frames in [\d.]+ s \(([\d.]+) fps\), "
+        r"verified in \d+ checks"
+    )
     match = re.fullmatch(summary, after)
     assert match is not None, after
     assert float(match[1]) > 0
@@ -117,7 +121,7 @@ def test_the_summary_counts_copied_streams(
     hatvid: Hatvid, cheap: list[str], make_clip: Make, tmp_path: Path
 ) -> None:
     done = hatvid("upscale", *cheap, make_clip(tmp_path / "clip.mp4", audio="aac"))
-    assert done.err.endswith(" fps), 1 stream copied\n")
+    assert " fps), 1 stream copied, verified in " in done.err
 
 
 def test_a_bar_on_a_terminal(

@@ -65,14 +65,26 @@ def test_the_default_scale_is_4_with_an_embedded_model(hatvid: Hatvid, mine: Pat
         assert [(f.width, f.height) for f in container.decode(video=0)] == [(128, 96)]
 
 
-@pytest.mark.parametrize(("name", "codec"), [("old.avi", "mpeg4"), ("clip.y4m", "rawvideo")])
+@pytest.mark.parametrize(
+    ("name", "codec", "cause"),
+    [
+        ("old.avi", "mpeg4", "is not written by hatvid"),
+        ("clip.y4m", "rawvideo", "keeps neither times nor colours"),
+    ],
+)
 def test_an_input_whose_container_is_not_written_becomes_mkv_and_that_is_said(
-    hatvid: Hatvid, cheap: list[str], make_clip: Make, tmp_path: Path, name: str, codec: str
+    hatvid: Hatvid,
+    cheap: list[str],
+    make_clip: Make,
+    tmp_path: Path,
+    name: str,
+    codec: str,
+    cause: str,
 ) -> None:
     source = make_clip(tmp_path / name, codec="wrapped_avframe" if "y4m" in name else codec)
     done = hatvid("upscale", *cheap, source)
     assert done.code == 0, done.err
-    said = f"hatvid: {source.suffix} is not written by hatvid: the output is mkv\n"
+    said = f"hatvid: {source.suffix} {cause}: the output is mkv\n"
     assert done.err.count(said) == 1
     output = source.with_name(f"{source.stem}_x2.mkv")
     with av.open(str(output)) as container:
@@ -115,7 +127,7 @@ def test_the_encoder_is_told(
         (["--codec", "libx265"], "hevc", "yuv420p"),
         (["--codec", "ffv1"], "ffv1", "yuv420p"),
         (["--pix-fmt", "yuv444p"], "h264", "yuv444p"),
-        (["--pix-fmt", "yuv420p10le"], "h264", "yuv420p10le"),
+        (["--pix-fmt", "yuv420p10le"], "hevc", "yuv420p10le"),
         (["--codec", "libx265", "--pix-fmt", "yuv422p10le"], "hevc", "yuv422p10le"),
     ],
 )
