@@ -25,6 +25,9 @@ __all__ = ["OutputFormat", "VideoTrack"]
 
 _UNKNOWN_RATE = Fraction(25)
 
+# Of fewer, x265's first decoding time is what happened to lie in memory.
+_X265_FRAMES = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class OutputFormat:
@@ -155,7 +158,10 @@ class VideoTrack:
 
     def finish(self) -> None:
         """Drain the encoder; raises as :meth:`encode`."""
-        self._mux(self._stream.encode(None))
+        packets = self._stream.encode(None)
+        if self.frames < _X265_FRAMES and self._format.encoder.codec == "libx265":
+            _decoded_in_turn(packets)
+        self._mux(packets)
         packet, self._held = self._held, None
         if packet is None:
             return
@@ -189,6 +195,14 @@ class VideoTrack:
             packet.rescale_ts(self._stream.time_base)
             packet.dts = self._last_dts = max(packet.dts, self._last_dts + 1)
         self._output.mux(packet)
+
+
+def _decoded_in_turn(packets: list[AnyPacket]) -> None:
+    """Give all packets of a stream, in order of decoding, decoding times that rise."""
+    shown = sorted(packet.pts for packet in packets if packet.pts is not None)
+    late = max((at - (p.pts or 0) for at, p in zip(shown, packets, strict=True)), default=0)
+    for packet, at in zip(packets, shown, strict=True):
+        packet.dts = at - max(0, late)
 
 
 @contextlib.contextmanager
