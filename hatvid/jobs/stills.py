@@ -14,7 +14,7 @@ from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 from hatvid.errors import EngineError, InputError, OutputError
 from hatvid.jobs.partial import PartialFile
-from hatvid.jobs.picture_plan import PicturePlan, plan_pictures
+from hatvid.jobs.picture_plan import PicturePlan
 from hatvid.jobs.progress import Progress, Silent, Started
 from hatvid.options import SizeOptions
 from hatvid.upscaler import Upscaler
@@ -24,7 +24,7 @@ from hatvid.video.prefetch import Prefetch, Writer
 from hatvid.video.resize import resample, target_size
 from hatvid.video.stills import Picture, read_picture
 
-__all__ = ["PictureReceipt", "place_file", "run_pictures", "upscale_picture"]
+__all__ = ["PictureReceipt", "place_file", "run_pictures"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,32 +62,6 @@ class PictureReceipt:
         record = asdict(self)
         record.update(input=str(self.input), output=str(self.output), fps=round(self.fps, 3))
         return record
-
-
-def upscale_picture(
-    input: Path,  # noqa: A002 - the name that users know
-    output: Path | None,
-    upscaler: Upscaler,
-    *,
-    size: SizeOptions | None = None,
-    overwrite: bool = False,
-    progress: Progress | None = None,
-) -> PictureReceipt:
-    """Upscale one picture, or each of a numbered sequence.
-
-    Args:
-        input: see :func:`~hatvid.jobs.picture_plan.plan_pictures`, as ``output`` and
-            ``overwrite``.
-        upscaler: stays open.
-        size: of each output, in place of ``upscaler.scale`` times the input's. Width and
-            height are those of the stored pixels, before any EXIF orientation.
-        progress: told what happens.
-
-    Raises:
-        HatvidError: see :func:`run_pictures`, and for names ``plan_pictures``.
-    """
-    plan = plan_pictures(input, output, scale=upscaler.scale, overwrite=overwrite)
-    return run_pictures(plan, upscaler, size=size, progress=progress)
 
 
 def run_pictures(

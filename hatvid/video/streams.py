@@ -26,7 +26,6 @@ __all__ = [
     "Twin",
     "container_options",
     "copy_metadata",
-    "copy_streams",
     "described",
     "open_streams",
     "plan_streams",
@@ -153,24 +152,6 @@ def open_streams(
         if twin is not None:
             twins[index] = twin
     return twins
-
-
-def copy_streams(
-    source: InputContainer, video: Stream, output: OutputContainer
-) -> tuple[dict[int, Stream], list[StreamFate]]:
-    """The old way: a twin of each stream that the container takes as it is."""
-    plan = plan_streams(source, video, StreamOptions(), output.format.name, cut=False)
-    fates = {fate.index: fate for fate in plan.fates}
-    twins: dict[int, Stream] = {}
-    for stream in source.streams:
-        fate = fates[stream.index]
-        if fate.fate == "converted" or stream.index in plan.pictures:
-            fates[stream.index] = replace(fate, fate="dropped", target_codec="")
-        elif fate.fate == "copied":
-            made = len(output.streams)
-            if added(stream, output, fate, {}, cut=False) is not None:
-                twins[stream.index] = output.streams[made]
-    return twins, list(fates.values())
 
 
 def _asked(stream: Stream, options: StreamOptions) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from hatvid.video.color import ColorTags
 from hatvid.video.containers import Container
+from hatvid.video.encoder_trial import quiet
 from hatvid.video.encoders import EncoderChoice
 from hatvid.video.pictures import AnyPacket, FrameTime
 from hatvid.video.sidedata import KINDS, carried, carrying_options, frame_beside
@@ -113,7 +112,7 @@ class VideoTrack:
         context.flags |= av.codec.context.Flags.frame_duration
         if form.display_matrix is not None and form.container.rotates:
             stream.set_display_matrix(form.display_matrix)
-        with _quiet(codec):
+        with quiet(codec):
             context.open()
         stream.metadata.update(tags)
         stream.disposition = disposition
@@ -203,19 +202,3 @@ def _decoded_in_turn(packets: list[AnyPacket]) -> None:
     late = max((at - (p.pts or 0) for at, p in zip(shown, packets, strict=True)), default=0)
     for packet, at in zip(packets, shown, strict=True):
         packet.dts = at - max(0, late)
-
-
-@contextlib.contextmanager
-def _quiet(codec: str) -> Iterator[None]:
-    """Keep SVT-AV1 from writing lines of its own to standard error.
-
-    It reads its level once, from the environment and when it is opened first.
-    """
-    if codec != "libsvtav1" or "SVT_LOG" in os.environ:
-        yield
-        return
-    os.environ["SVT_LOG"] = "1"  # errors
-    try:
-        yield
-    finally:
-        del os.environ["SVT_LOG"]

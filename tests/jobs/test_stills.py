@@ -19,8 +19,22 @@ import hatvid
 from hatvid.errors import EngineError, InputError, OptionError, OutputError, OutputExistsError
 from hatvid.jobs.picture_plan import check_pattern_output, plan_pictures
 from hatvid.jobs.progress import Started
-from hatvid.jobs.stills import place_file, upscale_picture
+from hatvid.jobs.stills import PictureReceipt, place_file, run_pictures
 from hatvid.options import EngineOptions, SizeOptions
+
+
+def upscale_picture(
+    source: Path,
+    output: Path | None,
+    upscaler: hatvid.Upscaler,
+    *,
+    size: SizeOptions | None = None,
+    overwrite: bool = False,
+    progress: Any = None,
+) -> PictureReceipt:
+    plan = plan_pictures(source, output, scale=upscaler.scale, overwrite=overwrite)
+    return run_pictures(plan, upscaler, size=size, progress=progress)
+
 
 Array = np.ndarray[Any, Any]
 
