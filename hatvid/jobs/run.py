@@ -313,7 +313,8 @@ class _Run:
         said = source.info.hdr.dynamic if source.info.hdr is not None else ()
         for kind, count in sink.side_data_lost.items():
             if kind not in said:
-                self.note(f"{kind} of {count} frames are dropped: the encoder does not write them")
+                frames = f"{count} frame{'s' * (count != 1)}"
+                self.note(f"dropped, as the encoder does not write it: {kind} ({frames})")
         residue = source.residue if self.job.cut else {}
         for index, (before, after) in residue.items():
             self.note(

@@ -132,6 +132,7 @@ def test_the_shape_of_pal_widescreen(
     video_of: Video,
     tmp_path: Path,
 ) -> None:
+    """Users of REAL-Video-Enhancer ask for anamorphic video that keeps its shape."""
     source, output = tmp_path / "in.mp4", tmp_path / f"out{suffix}"
     ffmpeg(
         *noise("720x576", 2), "-vf", "setsar=16/15", "-c:v", "libx264", *FAST,
@@ -155,6 +156,7 @@ def interlaced(ffmpeg: Run, path: Path) -> Path:
 def test_interlaced_video_stops_with_a_choice(
     repeat: hatvid.Upscaler, ffmpeg: Run, tmp_path: Path
 ) -> None:
+    """video2x and VideoJaNai upscale woven fields as if they were pictures."""
     source = interlaced(ffmpeg, tmp_path / "in.mp4")
     with pytest.raises(hatvid.HatvidError, match=r"--deinterlace .*--progressive"):
         hatvid.upscale(source, tmp_path / "out.mp4", upscaler=repeat)
@@ -281,6 +283,8 @@ def test_alpha_that_the_encoder_cannot_hold_is_said(
 def test_an_untagged_video_leaves_tagged(
     size: str, matrix: str, repeat: hatvid.Upscaler, ffmpeg: Run, video_of: Video, tmp_path: Path
 ) -> None:
+    """Users of video2x, chaiNNer and REAL-Video-Enhancer report colours that shift: an untagged
+    small video is read with one matrix and, larger, played with another."""
     source, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
     ffmpeg(*noise(size, 1), "-c:v", "libx264", *FAST, "-pix_fmt", "yuv420p", source)
     assert "color_space" not in video_of(source)

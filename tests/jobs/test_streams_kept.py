@@ -144,6 +144,7 @@ def test_a_film_in_mkv(
     packets: Packets,
     tmp_path: Path,
 ) -> None:
+    """Users of video2x miss their fonts, chapters and subtitles."""
     output = tmp_path / f"out{suffix}"
     receipt = hatvid.upscale(film_mkv, output, upscaler=repeat, preset="ultrafast")
     before, after = (ffprobe("-show_streams", "-show_format", path) for path in (film_mkv, output))
