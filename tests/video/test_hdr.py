@@ -132,8 +132,9 @@ def test_what_only_the_container_says(tmp_path: Path) -> None:
     boxes += box(b"clli", struct.pack(">2H", 1000, 400))
     data = path.read_bytes()
     at = data.index(b"colr") - 4
+    place = 0  # each in the one before: ftyp names avc1 too, as a brand
     for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
-        place = data.index(kind) - 4
+        place = data.index(kind, place + 8) - 4
         size = struct.pack(">I", int.from_bytes(data[place : place + 4]) + len(boxes))
         data = data[:place] + size + data[place + 4 :]
     assert data.index(b"mdat") < at, "what stands before the samples would move them"
@@ -177,6 +178,8 @@ def test_the_struct_is_understood() -> None:
     # Other fractions of the same values, as Matroska's floats become.
     same = mastering({0: 17, 1: 25, 16: 1, 17: 200, 18: 1000, 19: 1})
     assert fake({"MASTERING_DISPLAY_METADATA": same}) == Hdr(mastering=DISPLAY)
+    signs = mastering({0: -34000, 1: -50000})
+    assert fake({"MASTERING_DISPLAY_METADATA": signs}) == Hdr(mastering=DISPLAY)
 
 
 def test_the_bitstream_is_believed_before_the_container() -> None:
@@ -187,21 +190,25 @@ def test_the_bitstream_is_believed_before_the_container() -> None:
 
 
 @pytest.mark.parametrize(
-    "content",
+    "changes",
     [
-        b"",
-        mastering()[:-4],
-        *(mastering({index: 0}) for index in (1, 3, 15, 17, 19)),
-        *(mastering({index: 0}) for index in (20, 21)),
-        *(mastering({index: -1}) for index in (0, 1, 14, 16, 18)),
-        mastering({0: 50001}),
-        mastering({1: -(2**31), 0: -(2**31)}),
-        mastering({18: 50, 19: 10000}),
-        mastering({18: 2**31 - 1, 19: 1}),
-        mastering({0: 0, 2: 2**31 - 1, 3: 1}),
+        *({index: 0} for index in (1, 3, 15, 17, 19)),
+        *({index: 0} for index in (20, 21)),
+        *({index: -1} for index in (0, 1, 14, 16, 18)),
+        {0: 50001},
+        {0: -(2**31)},
+        {0: 2**31 - 1, 1: -(2**31)},
+        {18: 50, 19: 10000},
+        {18: 2**31 - 1, 19: 1},
+        {0: 0, 2: 2**31 - 1, 3: 1},
+        "empty",
+        "short",
     ],
+    ids=str,
 )
-def test_nonsense_is_named_and_dropped(content: bytes) -> None:
+def test_nonsense_is_named_and_dropped(changes: dict[int, int] | str) -> None:
+    cut = {"empty": b"", "short": mastering()[:-4]}
+    content = cut[changes] if isinstance(changes, str) else mastering(changes)
     found = fake({"MASTERING_DISPLAY_METADATA": content})
     assert found == Hdr(unreadable=("mastering display",))
     for codec in ("libx264", "libx265", "libsvtav1", "ffv1"):

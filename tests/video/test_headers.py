@@ -282,7 +282,9 @@ def test_nut_checksums_hold(
 
 def checksummed(data: bytes) -> bool:
     """Whether the CRC-32 of Tracks, FFmpeg's first child of it, is that of the rest."""
-    place = data.index(bytes.fromhex("1654ae6b")) + 4
+    number = bytes.fromhex("1654ae6b")
+    # The first is what the SeekHead calls it.
+    place = data.index(number, data.index(b"\x53\xab\x84" + number) + 7) + 4
     width = 9 - data[place].bit_length()
     size = int.from_bytes(data[place : place + width]) & ((1 << 7 * width) - 1)
     tracks = data[place + width : place + width + size]
