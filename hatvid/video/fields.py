@@ -152,7 +152,8 @@ def choices(fields: Fields) -> str:
         reasons.append(f"{count} of {fields.pictures} pictures")
     order = "top" if fields.top_first else "bottom"
     film = ""
-    if fields.measured in _INTERLACED and 5 * fields.progressive >= fields.pictures:
+    # In 3:2 pulldown one frame of five shares no field with the frames beside it.
+    if fields.measured in _INTERLACED and 10 * fields.progressive >= fields.pictures:
         film = f"; {fields.progressive} are progressive, as in telecined film"
     return (
         f"the video is interlaced ({order} field first by {' and by '.join(reasons)}{film}); "
