@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, cast
 
 from hatvid.errors import OptionError
 
 __all__ = ["StandardOutput"]
+
+
+class _Stream(io.FileIO):
+    """Written from beginning to end, even if it is a file: its beginning may be somebody
+    else's, and a file that a shell opened cannot be read back."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 class StandardOutput:
@@ -36,7 +45,7 @@ class StandardOutput:
             sys.stdout.flush()
         self._kept = os.dup(number)
         os.dup2(2, number)
-        self.file: BinaryIO = os.fdopen(os.dup(self._kept), "wb", buffering=0)
+        self.file: BinaryIO = cast(BinaryIO, _Stream(os.dup(self._kept), "wb"))
         return self
 
     def __exit__(
