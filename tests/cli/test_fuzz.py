@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 
 Make = Callable[..., Path]
 
-FILES = 15
+FILES = 40
 """Damaged files of each kind of container."""
 
 # One program for all files of a kind, for the sake of torch's import; a file that takes
@@ -103,16 +103,17 @@ def decodable(path: Path) -> int:
 def good(tmp_path_factory: pytest.TempPathFactory, make_clip: Make) -> dict[str, bytes]:
     """Clips that are whole, by the suffix of their names."""
     folder = tmp_path_factory.mktemp("good")
-    sound = {".mp4": "aac", ".mkv": "flac", ".webm": "libopus", ".ts": "aac"}
+    sound = {".mp4": "aac", ".mkv": "flac", ".webm": "libopus", ".ts": "aac", ".y4m": None}
+    codecs = {".webm": "libvpx-vp9", ".y4m": "wrapped_avframe"}
     clips = {}
     for suffix, audio in sound.items():
-        codec = "libvpx-vp9" if suffix == ".webm" else "libx264"
+        codec = codecs.get(suffix, "libx264")
         path = make_clip(folder / f"good{suffix}", frames=24, codec=codec, audio=audio)
         clips[suffix] = path.read_bytes()
     return clips
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".ts"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".ts", ".y4m"])
 def test_damaged_files(
     good: dict[str, bytes],
     cheap: list[str],
