@@ -144,13 +144,12 @@ def judge(samples: Iterable[Iterable[av.VideoFrame]], coded: FieldOrder = "unkno
 
 def choices(fields: Fields) -> str:
     """The line that stops a job: why the video counts as interlaced, and what may be done."""
+    order, count = ("top", fields.top) if fields.top_first else ("bottom", fields.bottom)
     reasons = []
-    if fields.coded in _INTERLACED:
+    if fields.coded == f"{order} first":
         reasons.append("its flags")
-    if fields.measured in _INTERLACED:
-        count = fields.top if fields.measured == "top first" else fields.bottom
+    if fields.measured == f"{order} first":
         reasons.append(f"{count} of {fields.pictures} pictures")
-    order = "top" if fields.top_first else "bottom"
     film = ""
     # In 3:2 pulldown one frame of five shares no field with the frames beside it.
     if fields.measured in _INTERLACED and 10 * fields.progressive >= fields.pictures:
@@ -235,6 +234,8 @@ def _decided(verdicts: Counter[str], coded: FieldOrder) -> Fields:
             f"flagged as {_WORDS[coded]}, but the pictures are {_WORDS[measured]} "
             f"(idet: {count} of {total})"
         )
+        if decision != measured:
+            note += ", too few to overrule the flags"
     return Fields(
         coded=coded,
         measured=measured,
