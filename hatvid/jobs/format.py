@@ -126,7 +126,7 @@ def plan_output(job: Job, container: Container, info: SourceInfo, scale: int) ->
         *_said_of_size(info, scale, width, height),
         *_said_of_colors(info.tags, encoder.tags),
         *encoder.notes,
-        *_said_of_time(container, info),
+        *_said_of_time(container, info, cut=job.cut),
     ]
     if not container.tells_colors(encoder.codec):
         notes.append(
@@ -191,7 +191,7 @@ def _said_of_colors(before: ColorTags, after: ColorTags) -> list[str]:
     return [f"colours: {before.describe()} -> {after.describe()}, and tagged so"]
 
 
-def _said_of_time(container: Container, info: SourceInfo) -> list[str]:
+def _said_of_time(container: Container, info: SourceInfo, *, cut: bool) -> list[str]:
     notes = []
     if not container.timed:
         notes.append(
@@ -204,6 +204,9 @@ def _said_of_time(container: Container, info: SourceInfo) -> list[str]:
             f"{container.muxer} keeps time in steps of {float(container.tick * 1000):g} ms: each "
             "timestamp is rounded once"
         )
-    if not container.before_zero:
-        notes.append(f"{container.muxer} holds no time before zero: all times may move together")
+    if not container.before_zero and info.start < 0 and not cut:
+        early = float(-info.start * info.time_base)
+        notes.append(
+            f"{container.muxer} holds no time before zero: all times move by {early:.6g} s together"
+        )
     return notes
