@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import av
 
@@ -18,6 +18,9 @@ __all__ = ["encoder_options", "has_asked"]
 # What other encoders call a constant quality and a preset.
 _CRF_NAMES = ("crf", "cq", "qp", "global_quality")
 _PRESET_NAMES = ("preset", "cpu-used")
+# The libraries' own lists, and what in them sets rate or quality.
+_LISTS = ("x264-params", "x264opts", "x265-params", "svtav1-params")
+_RATE_KEYS = ("crf", "qp", "q", "bitrate", "B", "lossless", "no-lossless", "rc", "tbr")
 # Words that x264 and x265 look up by themselves; at a wrong one they print a line of
 # their own, past FFmpeg's log.
 _WORDS = {
@@ -77,8 +80,8 @@ def encoder_options(
             near = difflib.get_close_matches(name, known, n=3)
             hint = f"; did you mean {', '.join(near)}?" if near else "; check its name"
             raise OptionError(f"{codec} has no option {name!r}{hint}")
-        if options.lossless and name in {*_CRF_NAMES, *(facts.lossless or {}), "b"}:
-            raise OptionError(f"lossless and the option {name} exclude each other; leave one out")
+        if options.lossless and (rate := _sets_rate(name, value, facts.lossless or {})):
+            raise OptionError(f"lossless and the option {rate} exclude each other; leave one out")
         if name == facts.params:
             params.setdefault(name, []).append(value)  # the later one of the same key counts
         else:
@@ -87,6 +90,18 @@ def encoder_options(
     if codec in _WORDED:
         _check_words(codec, chosen)
     return chosen
+
+
+def _sets_rate(name: str, value: str, lossless: Mapping[str, str]) -> str | None:
+    """What in an option would end a lossless mode, in the user's words."""
+    if name in {*_CRF_NAMES, *lossless, "b"}:
+        return name
+    if name in _LISTS:
+        for part in value.split(":"):
+            key = part.partition("=")[0].strip()
+            if key in _RATE_KEYS:
+                return f"{key} in {name}"
+    return None
 
 
 def _by_layout(codec: str, layout: PlaneLayout) -> dict[str, str]:

@@ -297,7 +297,7 @@ def _tagged(
         return held_tags(choice.codec, choice.layout, choice.options, container, tags)
 
     tags, held = asked, told(asked)
-    if held is not None and container.tagged and held != asked:
+    if held is not None and container.tells_colors(choice.codec) and held != asked:
         if _silent(held):
             note = (
                 f"{container.muxer} does not tell the colours of {choice.codec} "
