@@ -5,9 +5,9 @@
 #
 # For example: pipelines/folder.sh holiday holiday_x4 --scale 4 --crf 16
 #
-# Each video keeps its name; one in a container that hatvid does not write (avi, wmv,
-# ...) gets .mkv behind it. A video whose output is there already is skipped, whatever
-# the options: hatvid gives an output its name only when it is whole, so running the
+# Each video keeps its name; one in a container that hatvid does not write (avi, wmv, ...
+# or that keeps no colours, y4m) gets .mkv behind it. A video whose output is there
+# already is skipped, whatever the options: hatvid gives an output its name only when it is whole, so running the
 # same line again goes on where the last run stopped. A video that fails is told and the
 # others are still done; the exit code is then the worst of all. Folders inside the
 # folder are left alone.
