@@ -17,7 +17,7 @@ from hatvid.video.encoder_options import encoder_options, has_asked
 from hatvid.video.encoder_trial import held_tags, refused_by, why_not_opened
 from hatvid.video.hdr import Hdr, hdr_options
 
-__all__ = ["EncoderChoice", "choose_encoder", "padded_size", "try_encoder"]
+__all__ = ["EncoderChoice", "choose_encoder", "padded_size"]
 
 _LOSSLESS_ONES = "libx264, libx265, libsvtav1, libvpx-vp9 and ffv1 can"
 _ALPHA_ONES = "ffv1 (mkv), prores_ks (mov) and libvpx-vp9 (webm) do"
@@ -97,17 +97,6 @@ def padded_size(choice: EncoderChoice, width: int, height: int) -> tuple[int, in
     """
     across, down = choice.multiple
     return -(-width // across) * across, -(-height // down) * down
-
-
-def try_encoder(choice: EncoderChoice, width: int, height: int) -> None:
-    """Open the encoder for frames of this size and close it again.
-
-    Raises:
-        OutputError: it does not open.
-    """
-    reason = why_not_opened(choice.codec, choice.layout, choice.options, width, height)
-    if reason is not None:
-        raise refused_by(choice.codec, choice.layout, width, height, reason)
 
 
 def _chosen(
