@@ -208,8 +208,10 @@ def _summary(receipt: Receipt | PictureReceipt) -> str:
         return f"{receipt.output}: {what} in {receipt.seconds:.1f} s"
     copied = sum(fate.fate == "copied" for fate in receipt.streams)
     streams = f", {copied} stream{'s' * (copied != 1)} copied" if copied else ""
-    checks = receipt.verification.checks if receipt.verification is not None else ()
-    verified = f", verified in {len(checks)} checks" if checks else ""
+    verified = ""
+    if receipt.verification is not None:
+        failed, checks = len(receipt.verification.failed), len(receipt.verification.checks)
+        verified = f", verified in {checks - failed}{f' of {checks}' if failed else ''} checks"
     return (
         f"{receipt.output}: {size}, {receipt.frames} frames in {receipt.seconds:.1f} s "
         f"({receipt.fps:.2f} fps){streams}{verified}"
