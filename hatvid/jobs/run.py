@@ -302,15 +302,15 @@ class _Run:
         self.note_new(source)
         if self.repeated:
             self.note(
-                f"{len(self.repeated)} frames could not be decoded and show the one before, at "
+                f"{_counted(self.repeated)} could not be decoded: the picture before stands there, at "
                 f"{_places(self.repeated)}"
             )
         if self.damaged:
-            self.note(f"{len(self.damaged)} frames are damaged, at {_places(self.damaged)}")
+            self.note(f"{_counted(self.damaged)} came out damaged, at {_places(self.damaged)}")
         if self.moved:
             self.note(
-                f"{len(self.moved)} frames had no timestamp or one that did not rise, at "
-                f"{_places(self.moved)}; they were moved"
+                f"{_counted(self.moved)} had no timestamp or one that did not rise, at "
+                f"{_places(self.moved)}: moved"
             )
         for index, count in sink.packets_moved.items():
             self.note(
@@ -327,8 +327,7 @@ class _Run:
         said = source.info.hdr.dynamic if source.info.hdr is not None else ()
         for kind, count in sink.side_data_lost.items():
             if kind not in said:
-                frames = f"{count} frame{'s' * (count != 1)}"
-                self.note(f"dropped, as the encoder does not write it: {kind} ({frames})")
+                self.note(f"dropped, as the encoder does not write it: {kind} (of {count} frames)")
         residue = source.residue if self.job.cut else {}
         for index, (before, after) in residue.items():
             self.note(
@@ -361,6 +360,10 @@ def _expected_frames(source: VideoSource) -> int | None:
 
 def _may_suffer(check: Check) -> bool:
     return check.name == "pictures" or check.name.startswith("stream ")
+
+
+def _counted(seconds: list[float]) -> str:
+    return f"{len(seconds)} frame{'s' * (len(seconds) != 1)}"
 
 
 def _places(seconds: list[float]) -> str:

@@ -58,6 +58,30 @@ class _Copied:
         return []
 
 
+class _Adts(_Copied):
+    """AAC with a header in each packet, of which the muxer takes the first for all.
+
+    One that names no sampling rate would end the whole job, when FFmpeg writes what it
+    has queued; so packets count from the first that does.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream)
+        self._begun = False
+
+    def packets(self, packet: AnyPacket) -> list[AnyPacket]:
+        # ISO/IEC 14496-3, table 1.A.5: 12 bits of sync word, then 6 bits to the index of the
+        # sampling rate, of which 13 to 15 mean none.
+        head = bytes(memoryview(packet)[:3])
+        sync, rate = int.from_bytes(head[:2]) & 0xFFF6, int.from_bytes(head[2:]) >> 2 & 15
+        sound = len(head) == 3 and sync == 0xFFF0 and rate < 13
+        self._begun = self._begun or sound
+        if not self._begun:
+            self.lost += 1
+            return []
+        return super().packets(packet)
+
+
 class _Cover:
     """One picture, at the first opportunity: a cover has no time."""
 
@@ -173,11 +197,24 @@ def add_twin(
     else:
         # The parameters of the input itself: there may be no encoder of that name.
         made = output.add_stream_from_template(stream, opaque=True)
-        twin = _Copied(made) if picture is None else _Cover(made, picture)
+        if picture is not None:
+            twin = _Cover(made, picture)
+        else:
+            twin = _Adts(made) if _has_adts(stream) else _Copied(made)
     made.metadata.clear()
     made.metadata.update(tags)
     made.disposition = stream.disposition
     return _FromZero(twin) if cut and stream.type == "subtitle" else twin
+
+
+def _has_adts(stream: Stream) -> bool:
+    """Whether its packets bring their configuration, in place of the container."""
+    context = stream.codec_context
+    return (
+        codec_of(stream) == "aac"
+        and context.extradata is None
+        and "mpegts" in stream.container.format.name
+    )
 
 
 def _attach(

@@ -242,7 +242,7 @@ def test_strict_stops_where_else_a_frame_is_repeated(
 
     done = hatvid("upscale", *cheap, source, "-o", output)
     assert done.code == 0
-    assert "1 frames could not be decoded and show the one before, at 0.125 s" in done.err
+    assert "1 frame could not be decoded: the picture before stands there, at 0.125 s" in done.err
     assert len(frame_times(output)) == 8
 
 
