@@ -302,8 +302,8 @@ class _Run:
         self.note_new(source)
         if self.repeated:
             self.note(
-                f"{_counted(self.repeated)} could not be decoded: the picture before stands there, at "
-                f"{_places(self.repeated)}"
+                f"{_counted(self.repeated)} could not be decoded: the picture before stands "
+                f"there, at {_places(self.repeated)}"
             )
         if self.damaged:
             self.note(f"{_counted(self.damaged)} came out damaged, at {_places(self.damaged)}")
