@@ -204,9 +204,10 @@ def _said_of_time(container: Container, info: SourceInfo, *, cut: bool) -> list[
             f"{container.muxer} keeps time in steps of {float(container.tick * 1000):g} ms: each "
             "timestamp is rounded once"
         )
-    if not container.before_zero and info.start < 0 and not cut:
+    if container.timed and info.start < 0 and not cut:
         early = float(-info.start * info.time_base)
         notes.append(
-            f"{container.muxer} holds no time before zero: all times move by {early:.6g} s together"
+            f"{container.muxer} holds no picture before time zero: all times move by {early:.6g} s "
+            "together"
         )
     return notes

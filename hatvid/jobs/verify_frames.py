@@ -163,7 +163,8 @@ def pair(line: Timeline, output: Inventory, *, cut: bool) -> Pairing:
     known = next((n for n, pts in enumerate(line.pts) if pts != NO_PTS), None)
     clock = Clock(
         origin=line.seconds(known) if cut and known is not None else Fraction(0),
-        may_move=output.container in _MOVED,
+        # No container holds a picture before zero.
+        may_move=output.container in _MOVED or (known is not None and line.pts[known] < 0),
         coarse=output.container in _COARSE,
     )
     wanted: list[int | None] = []

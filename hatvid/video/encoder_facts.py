@@ -71,7 +71,8 @@ _FACTS = {
         lossless={"lossless": "1"},
         alpha=("yuva420p",),
     ),
-    "ffv1": EncoderFacts(defaults={"level": "3", "slices": "4", "slicecrc": "1"}),
+    # As many slices as FFmpeg finds to fit: it opens no odd size with a number of them.
+    "ffv1": EncoderFacts(defaults={"level": "3", "slicecrc": "1"}),
     "jpeg2000": EncoderFacts(lossless={"pred": "dwt53"}),
     "mjpeg": EncoderFacts(full_only=True),
     "h264_nvenc": _NVENC,
