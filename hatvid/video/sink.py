@@ -220,9 +220,10 @@ class VideoSink:
 
     def _begin(self, first: FrameTime) -> None:
         """Settle by how much all times are moved, and write what waited for that."""
-        early = first.pts < 0 and not self._format.container.before_zero
         at = first.pts * self._format.time_base
-        self._offset = at if self._cut or early else Fraction(0)
+        # No container holds pictures before zero: MP4 takes them for cut off, in Matroska
+        # they are read without a time.
+        self._offset = at if self._cut or at < 0 else Fraction(0)
         waiting, self._early = self._early, []
         for packet in waiting:
             self._copier.copy(packet, self._offset)
