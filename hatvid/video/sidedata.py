@@ -72,8 +72,9 @@ def frame_beside(
     if carrier is None or not any(carried(codec, kind.name) for kind in carrier.side_data):
         return made
     try:
-        # The only way that PyAV has to copy side data; the samples are replaced at once.
-        frame = carrier.reformat(
+        # The only way that PyAV has to copy side data; the samples are replaced at once. Where
+        # nothing is to convert it gives the carrier itself, so it is made larger in between.
+        frame = carrier.reformat(width=carrier.width + 16, interpolation="POINT").reformat(
             width=made.width, height=made.height, format=layout.pix_fmt, interpolation="POINT"
         )
         frame.make_writable()
