@@ -26,6 +26,7 @@ class EncoderFacts:
         max_depth: bits that it really keeps.
         alpha: formats with alpha that it really takes; None believes its table.
         full_only: it opens for the full range only.
+        clips: it has no lossless mode, as it moves the lowest and highest codes.
     """
 
     defaults: Mapping[str, str] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class EncoderFacts:
     max_depth: int = 16
     alpha: tuple[str, ...] | None = None
     full_only: bool = False
+    clips: bool = False
 
 
 _NVENC = EncoderFacts(
@@ -75,6 +77,7 @@ _FACTS = {
     "ffv1": EncoderFacts(defaults={"level": "3", "slicecrc": "1"}),
     "jpeg2000": EncoderFacts(lossless={"pred": "dwt53"}),
     "mjpeg": EncoderFacts(full_only=True),
+    "v210": EncoderFacts(clips=True),  # codes that SDI reserves
     "h264_nvenc": _NVENC,
     "hevc_nvenc": _NVENC,
     "av1_nvenc": _NVENC,
@@ -116,8 +119,8 @@ def keeping_odd(container: Container, layout: PlaneLayout) -> tuple[str, ...]:
 
 def loses_nothing(codec: str) -> bool:
     """Whether an encoder is lossless, or has a mode that is."""
-    known = av.Codec(codec, "w")
-    return facts_of(codec).lossless is not None or (known.lossless and not known.lossy)
+    known, facts = av.Codec(codec, "w"), facts_of(codec)
+    return facts.lossless is not None or (known.lossless and not known.lossy and not facts.clips)
 
 
 def layouts_of(codec: str, container: Container, source: PlaneLayout) -> list[PlaneLayout]:

@@ -42,9 +42,7 @@ def why_not_opened(
         with quiet(codec):
             context.open()
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        log = getattr(error, "log", None)
-        reason = getattr(error, "strerror", None) or str(error)
-        return f"{reason}: {log[2].strip()}" if log and log[2].strip() else str(reason)
+        return _reason(error)
     return None
 
 
@@ -77,35 +75,48 @@ def held_tags(
         As the decoder tells them; None where it cannot be tried.
 
     Raises:
-        OutputError: the container does not hold this codec.
+        OutputError: the container does not hold this codec, or not so that it is read again.
     """
+    if container.muxer == "rawvideo":
+        return None  # which tells nothing, not even the size
     file = io.BytesIO()
     try:
         with av.open(
             file, "w", format=container.muxer, container_options=dict(container.options)
         ) as output:
-            _write(output, codec, layout, options, tags)
-    except ValueError as error:
-        if isinstance(error, av.error.FFmpegError):
-            return None
-        raise OutputError(
-            f"{container.muxer} does not hold what {codec} writes ({error}); choose another "
-            "--codec or container"
-        ) from None
-    except (av.error.FFmpegError, OSError):
-        return None
+            if not _write(output, codec, layout, options, tags):
+                return None
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise _not_held(codec, layout, container, _reason(error)) from None
     file.seek(0)
     try:
         with av.open(file, "r") as written:
             frame = next(written.decode(video=0))
     except (av.error.FFmpegError, OSError, ValueError, StopIteration, IndexError):
-        return None
+        raise _not_held(codec, layout, container, "it cannot be read again") from None
+    if codec == "rawvideo" and frame.format.name != layout.pix_fmt:
+        reason = f"it would be read as {frame.format.name}"
+        raise _not_held(codec, layout, container, reason)
     return ColorTags(
         matrix=int(frame.colorspace),
         full_range={1: False, 2: True}.get(int(frame.color_range)),
         primaries=int(frame.color_primaries),
         transfer=int(frame.color_trc),
         chroma_location=int(frame.chroma_location),
+    )
+
+
+def _reason(error: Exception) -> str:
+    """In one line, with what FFmpeg logged last."""
+    log = getattr(error, "log", None)
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{reason}: {log[2].strip()}" if log and log[2].strip() else str(reason)
+
+
+def _not_held(codec: str, layout: PlaneLayout, container: Container, reason: str) -> OutputError:
+    return OutputError(
+        f"{container.muxer} does not hold what {codec} writes from {layout.pix_fmt} ({reason}); "
+        "choose another --codec or container"
     )
 
 
@@ -146,7 +157,8 @@ def _write(
     layout: PlaneLayout,
     options: Mapping[str, str],
     tags: ColorTags,
-) -> None:
+) -> bool:
+    """Whether the encoder opens for the frames of a trial; then they are written."""
     stream = output.add_stream(codec, rate=25, options=_silenced(codec, options))
     assert isinstance(stream, av.VideoStream)
     context = stream.codec_context
@@ -156,8 +168,11 @@ def _write(
     context.colorspace, context.color_trc = tags.matrix, tags.transfer
     context.color_primaries = tags.primaries
     context.chroma_sample_location = tags.chroma_location
-    with quiet(codec):
-        context.open()
+    try:
+        with quiet(codec):
+            context.open()
+    except (av.error.FFmpegError, OSError, ValueError):
+        return False
     # Noise, for demuxers that need some data to know their format.
     generator = torch.Generator().manual_seed(0)
     planes = tuple(
@@ -173,3 +188,4 @@ def _write(
         frame.chroma_location = tags.chroma_location
         output.mux(stream.encode(frame))
     output.mux(stream.encode(None))
+    return True

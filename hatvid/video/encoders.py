@@ -286,6 +286,8 @@ def _tagged(
         return held_tags(choice.codec, choice.layout, choice.options, container, tags)
 
     tags, held = asked, told(asked)
+    if held is not None and choice.layout.family == "rgb":
+        held = assumed(held, choice.layout, size[1], size[0])  # full, if nothing is said
     if held is not None and container.tells_colors(choice.codec) and held != asked:
         if _silent(held):
             note = (

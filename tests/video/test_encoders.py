@@ -206,7 +206,7 @@ def test_odd_sizes_are_kept_where_they_can_be(form: str, pix_fmt: str, codec: st
 # What is refused.
 
 
-@pytest.mark.parametrize("codec", ["prores_ks", "mpeg2video", "mjpeg", "dnxhd"])
+@pytest.mark.parametrize("codec", ["prores_ks", "mpeg2video", "mjpeg", "dnxhd", "v210"])
 def test_encoders_that_are_never_lossless_say_so(codec: str) -> None:
     line = refused(OptionError, "mov", "yuv422p", codec=codec, lossless=True)
     assert line.startswith(f"{codec} is never lossless; libx264, libx265, ")
@@ -255,9 +255,44 @@ def test_what_cannot_be_is_refused_in_one_line(options: dict[str, Any], said: st
     assert said in refused(HatvidError, "mkv", "yuv420p", **options)
 
 
-def test_a_codec_that_the_container_does_not_hold_is_refused() -> None:
-    assert "mp4 does not hold" in refused(OutputError, "mp4", "yuv420p", codec="rawvideo")
-    assert "webm does not hold" in refused(OutputError, "webm", "yuv420p", codec="libx264")
+@pytest.mark.parametrize(
+    ("form", "codec", "pix_fmt", "why"),
+    [
+        ("mp4", "rawvideo", "yuv420p", "does not support"),
+        ("webm", "libx264", "yuv420p", "does not support"),
+        # Known to FFmpeg's table of the container, and refused when the header is written.
+        ("mov", "libvpx-vp9", "yuv420p", "Invalid argument"),
+        ("mov", "libsvtav1", "yuv420p", "Invalid argument"),
+        ("mkv", "rawvideo", "gbrp", "Invalid argument"),
+        # Written without a word, and then no video.
+        ("ts", "ffv1", "yuv420p", "cannot be read again"),
+        ("ts", "libsvtav1", "yuv420p", "cannot be read again"),
+        # Written without a word, and then another picture.
+        ("mov", "rawvideo", "gbrp", "read as rgb24"),
+    ],
+)
+def test_a_codec_that_the_container_does_not_hold_is_refused(
+    form: str, codec: str, pix_fmt: str, why: str
+) -> None:
+    line = refused(OutputError, form, pix_fmt, codec=codec)
+    muxer = FORMATS[form].muxer
+    assert line.startswith(f"{muxer} does not hold what {codec} writes from {pix_fmt} (")
+    assert why in line
+    assert "returned" not in line
+
+
+def test_what_cannot_be_tried_is_no_refusal() -> None:
+    # Raw video tells nothing; DV has its own sizes, of which the trial's is none.
+    assert choose("rawvideo", "yuv420p").notes == ()
+    assert choose("mov", "yuv420p", (720, 576), codec="dvvideo").codec == "dvvideo"
+
+
+@pytest.mark.parametrize("codec", ["jpeg2000", "magicyuv", "qtrle", "png"])
+def test_rgb_that_does_not_tell_its_range_stays_full(codec: str) -> None:
+    choice = choose("mov", "gbrp", codec=codec)
+    assert choice.notes == ()
+    assert choice.tags is not None
+    assert choice.tags.full_range
 
 
 def test_a_size_that_no_encoder_takes_is_refused() -> None:
