@@ -13,6 +13,7 @@
     ├── CheckpointError       a checkpoint cannot be found, read, or trusted        (exit 1)
     │   └── UnknownModelError no checkpoint of that name is known                   (exit 2)
     └── EngineError           an engine cannot be built or failed while running     (exit 1)
+        └── OutOfMemoryError  there is not enough memory for what was to be run
 
 The text of each is one line: what happened, and after it what to do.
 """
@@ -26,6 +27,7 @@ __all__ = [
     "HatvidError",
     "InputError",
     "OptionError",
+    "OutOfMemoryError",
     "OutputError",
     "OutputExistsError",
     "UnknownModelError",
@@ -91,3 +93,7 @@ class UnknownModelError(CheckpointError, UsageError):
 
 class EngineError(HatvidError):
     """An engine cannot be built on this machine, or failed while running."""
+
+
+class OutOfMemoryError(EngineError):
+    """There is not enough memory for a tile, or for the whole frame."""

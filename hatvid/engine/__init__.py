@@ -23,7 +23,7 @@ class ResolvedEngine:
     """Engine options with every ``auto`` decided for this machine."""
 
     engine: Literal["eager", "openvino"]
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["fp32", "bf16", "fp16"]
 
     tentative: bool = False
     """The precision was not asked for by name: keep it only if the network's output
@@ -33,7 +33,7 @@ class ResolvedEngine:
     threads: int
     """Of the CPU."""
 
-    def settled(self, precision: Literal["fp32", "bf16"]) -> ResolvedEngine:
+    def settled(self, precision: Literal["fp32", "bf16", "fp16"]) -> ResolvedEngine:
         """The same with a precision that is final."""
         return replace(self, precision=precision, tentative=False)
 
@@ -42,40 +42,46 @@ def resolve_engine(options: EngineOptions) -> ResolvedEngine:
     """Decide what ``auto`` means on this machine.
 
     Device: CUDA if there is one, else the CPU. Engine: ``openvino`` on a CPU if it
-    can be imported, else ``eager``. Precision: fp32, and bf16 tentatively where
-    openvino runs on a CPU that computes in bf16. Threads: PyTorch's number, which
-    follows the cores this run may use and ``OMP_NUM_THREADS``.
+    can be imported and computes in what was asked for, else ``eager``. Precision: fp16
+    tentatively on CUDA, bf16 tentatively where openvino runs on a CPU that computes in
+    it, else fp32. Threads: PyTorch's number, which follows the cores this run may use
+    and ``OMP_NUM_THREADS``.
 
     Raises:
         OptionError: the choices do not fit each other or this machine.
     """
-    if options.precision == "fp16":
-        raise OptionError("no engine here computes in fp16 yet; choose precision fp32 or auto")
     device = _resolve_device(options)
-    engine = options.engine
+    engine, asked = options.engine, options.precision
     if engine == "auto":
-        engine = "eager" if device.type == "cuda" or not _openvino_runs() else "openvino"
-    if engine == "eager" and options.precision == "bf16":
-        raise OptionError(
-            "engine eager is the fp32 reference; for bf16 choose engine openvino, "
-            "or take precision fp32"
-        )
-    if engine == "openvino" and not _openvino_runs():
-        raise OptionError(
-            "engine openvino cannot be imported; install openvino or choose engine eager"
-        )
-    native = engine == "openvino" and options.precision != "fp32" and _native_bf16()
-    if options.precision == "bf16" and not native:
-        raise OptionError(
-            "this CPU does not compute in bf16; choose precision fp32, which is no slower here"
-        )
+        fits = device.type == "cpu" and _openvino_runs() and asked != "fp16"
+        engine = "openvino" if fits and (asked != "bf16" or _native_bf16()) else "eager"
+    if engine == "openvino":
+        if not _openvino_runs():
+            raise OptionError(
+                "engine openvino cannot be imported; install openvino or choose engine eager"
+            )
+        if asked == "fp16":
+            raise OptionError(
+                "engine openvino does not compute in fp16; choose precision bf16, or engine eager"
+            )
+        if asked == "bf16" and not _native_bf16():
+            raise OptionError(
+                "this CPU does not compute in bf16; choose precision fp32, which is no slower here"
+            )
     return ResolvedEngine(
         engine=engine,
-        precision="bf16" if native else "fp32",
-        tentative=native and options.precision == "auto",
+        precision=_fastest(engine, device) if asked == "auto" else asked,
+        tentative=asked == "auto" and _fastest(engine, device) != "fp32",
         device=device,
         threads=options.threads or torch.get_num_threads(),
     )
+
+
+def _fastest(engine: str, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """The precision that is worth a try."""
+    if engine == "openvino":
+        return "bf16" if _native_bf16() else "fp32"
+    return "fp16" if device.type == "cuda" else "fp32"
 
 
 def build_engine(
@@ -84,7 +90,8 @@ def build_engine(
     """Build the engine that was decided on.
 
     Args:
-        module: maps ``spec.input_shape`` to ``spec.output_shape``; left unchanged.
+        module: maps ``spec.input_shape`` to ``spec.output_shape``; left unchanged. For
+            engine eager it already computes in the precision decided on.
         spec: the one shape to run.
         resolved: from :func:`resolve_engine`.
         fingerprint: names the module's weights and configuration exactly; None
@@ -96,10 +103,11 @@ def build_engine(
     if resolved.engine == "eager":
         from hatvid.engine.eager import EagerEngine
 
-        return EagerEngine(module, spec, threads=resolved.threads)
+        return EagerEngine(module, spec, precision=resolved.precision, threads=resolved.threads)
     from hatvid.engine.cache import default_cache_dir
     from hatvid.engine.openvino import OpenVINOEngine
 
+    assert resolved.precision != "fp16"  # see resolve_engine
     return OpenVINOEngine(
         module,
         spec,
@@ -125,8 +133,7 @@ def _resolve_device(options: EngineOptions) -> torch.device:
             raise OptionError(f"device {name} is not there; the last one is cuda:{count - 1}")
         return device
     if name == "auto" and options.engine != "openvino" and torch.cuda.is_available():
-        # bf16 on CUDA exists for openvino alone, which is a matter of the CPU.
-        return torch.device("cpu" if options.precision == "bf16" else "cuda:0")
+        return torch.device("cuda:0")
     return torch.device("cpu")
 
 

@@ -1,4 +1,4 @@
-"""The reference: the module as it is, in fp32."""
+"""The module as it is, in plain PyTorch. In fp32 it is the reference."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hatvid.engine.base import TileSpec
-from hatvid.engine.prepare import check_input, check_output, prepared
-from hatvid.errors import EngineError
+from hatvid.engine.prepare import Shrinkable, check_input, check_output, prepared
+from hatvid.errors import EngineError, OutOfMemoryError
 
 __all__ = ["EagerEngine"]
 
@@ -19,23 +19,35 @@ __all__ = ["EagerEngine"]
 class EagerEngine:
     """Runs a module with plain PyTorch.
 
+    A module that can do with less memory (:class:`~hatvid.engine.prepare.Shrinkable`)
+    is asked to when memory runs out, and the batch is run again.
+
     Args:
         module: maps ``spec.input_shape`` to ``spec.output_shape``. It is not
             changed; see :func:`~hatvid.engine.prepare.prepared`.
         spec: the one shape to run, float32.
+        precision: what the module computes in. It must have been brought to it;
+            this is where its parameters' dtypes are checked.
         threads: of the CPU while it runs; None leaves PyTorch's setting alone.
 
     Raises:
-        EngineError: the module's parameters are not float32.
+        EngineError: the module's parameters are neither float32 nor of the precision.
     """
 
     name = "eager"
-    precision = "fp32"
 
-    def __init__(self, module: nn.Module, spec: TileSpec, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        spec: TileSpec,
+        *,
+        precision: str = "fp32",
+        threads: int | None = None,
+    ) -> None:
         self.spec = spec
+        self.precision: str = precision
         self._threads = threads
-        self._module: nn.Module | None = prepared(module, spec)
+        self._module: nn.Module | None = prepared(module, spec, precision)
 
     def run(self, tiles: Tensor) -> Tensor:
         """See :meth:`hatvid.engine.base.Engine.run`."""
@@ -45,30 +57,41 @@ class EagerEngine:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if self.spec.device.type == "cuda":
-                stack.enter_context(_true_fp32())
+                stack.enter_context(_full_precision())
             elif self._threads is not None:
                 stack.enter_context(_threads(self._threads))
-            try:
-                output = self._module(tiles)
-            except RuntimeError as error:
-                raise EngineError(_advice(error)) from error
+            output = self._result(self._module, tiles)
         if not isinstance(output, Tensor):
             raise EngineError(f"the module returned {type(output).__name__}, not a tensor")
         check_output(self.spec, tuple(output.shape))
         return output
+
+    def _result(self, module: nn.Module, tiles: Tensor) -> object:
+        while True:
+            try:
+                return module(tiles)
+            except RuntimeError as error:
+                first = str(error).strip().partition("\n")[0]
+                if not _ran_out(error):
+                    raise EngineError(f"the network failed: {first}") from error
+                if not (isinstance(module, Shrinkable) and module.shrink()):
+                    raise OutOfMemoryError(
+                        f"memory ran out while upscaling ({first}); choose a smaller tile"
+                    ) from error
+            # Outside the except clause, whose traceback keeps the maps alive.
+            if self.spec.device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def close(self) -> None:
         """Let the module go."""
         self._module = None
 
 
-def _advice(error: RuntimeError) -> str:
+def _ran_out(error: RuntimeError) -> bool:
     first = str(error).strip().partition("\n")[0]
-    if isinstance(error, torch.OutOfMemoryError) or re.search(
-        "not enough memory|allocate memory", first
-    ):
-        return f"memory ran out while upscaling ({first}); choose a smaller tile"
-    return f"the network failed: {first}"
+    return isinstance(error, torch.OutOfMemoryError) or bool(
+        re.search("not enough memory|allocate memory", first)
+    )
 
 
 @contextmanager
@@ -82,11 +105,21 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _true_fp32() -> Iterator[None]:
-    """No TF32: cuDNN takes it for convolutions unless it is told not to."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+def _full_precision() -> Iterator[None]:
+    """No TF32, which cuDNN takes for convolutions unless it is told not to, and no sums
+    in fp16 or bf16."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches = (
+        (cudnn, "allow_tf32"),
+        (matmul, "allow_tf32"),
+        (matmul, "allow_fp16_reduced_precision_reduction"),
+        (matmul, "allow_bf16_reduced_precision_reduction"),
+    )
+    before = [getattr(place, name) for place, name in switches]
+    for place, name in switches:
+        setattr(place, name, False)
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        for (place, name), value in zip(switches, before, strict=True):
+            setattr(place, name, value)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from hatvid.engine.base import TileSpec
 from hatvid.engine.cache import ModelCache
 from hatvid.engine.prepare import check_input, check_output, prepared
-from hatvid.errors import EngineError
+from hatvid.errors import EngineError, OutOfMemoryError
 
 __all__ = ["OpenVINOEngine", "native_bf16"]
 
@@ -112,6 +112,10 @@ class OpenVINOEngine:
         try:
             self._request.infer()
         except RuntimeError as error:
+            if re.search("bad_alloc|allocate", _reason(error)):
+                raise OutOfMemoryError(
+                    f"memory ran out in OpenVINO ({_reason(error)}); choose a smaller tile"
+                ) from error
             raise EngineError(
                 f"OpenVINO failed: {_reason(error)}; if memory ran out choose a smaller tile"
             ) from error

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hatvid.engine.base import TileSpec
 from hatvid.errors import EngineError
 
-__all__ = ["Preparable", "check_input", "check_output", "prepared"]
+__all__ = ["Preparable", "Shrinkable", "check_input", "check_output", "prepared"]
 
 
 @runtime_checkable
@@ -23,7 +23,19 @@ class Preparable(Protocol):
         ...
 
 
-def prepared(module: nn.Module, spec: TileSpec) -> nn.Module:
+@runtime_checkable
+class Shrinkable(Protocol):
+    """A module that can do the same in smaller pieces, with less memory."""
+
+    def shrink(self) -> bool:
+        """Take smaller pieces from now on; False if they are at their smallest."""
+        ...
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def prepared(module: nn.Module, spec: TileSpec, precision: str = "fp32") -> nn.Module:
     """The module as an engine runs it: on the device, in eval mode, ready for the shape.
 
     The module that is passed in stays as it is. What comes back is a copy that
@@ -31,12 +43,18 @@ def prepared(module: nn.Module, spec: TileSpec) -> nn.Module:
     other's buffers, nor hold the weights twice; only on another device the
     weights are copied.
 
+    Args:
+        module: its parameters are of ``spec.dtype``, or of the precision's.
+        spec: the one shape.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+
     Raises:
-        EngineError: the parameters are not all ``spec.dtype``.
+        EngineError: a parameter is of another dtype.
     """
     parameters = list(module.parameters())
+    allowed = {spec.dtype, DTYPES[precision]} if precision != "fp32" else {spec.dtype}
     for parameter in parameters:
-        if parameter.is_floating_point() and parameter.dtype != spec.dtype:
+        if parameter.is_floating_point() and parameter.dtype not in allowed:
             raise EngineError(
                 f"the module has {parameter.dtype} parameters, the engine runs {spec.dtype}; "
                 "convert it first, for example with module.float()"

@@ -45,13 +45,17 @@ def test_choices_on_a_cpu_with_bf16() -> None:
     assert _resolve("openvino", device="cpu") == ("openvino", "bf16", True, "cpu")
     assert _resolve("eager") == ("eager", "fp32", False, "cpu")
     assert _resolve("eager", "fp32", "cpu") == ("eager", "fp32", False, "cpu")
+    assert _resolve("eager", "bf16") == ("eager", "bf16", False, "cpu")
+    assert _resolve("eager", "fp16") == ("eager", "fp16", False, "cpu")
+    assert _resolve(precision="fp16") == ("eager", "fp16", False, "cpu")
 
 
 def test_choices_on_a_cpu_without_bf16(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(hatvid.engine, "_native_bf16", lambda: False)
     assert _resolve() == ("openvino", "fp32", False, "cpu")
+    assert _resolve(precision="bf16") == ("eager", "bf16", False, "cpu")
     with pytest.raises(OptionError, match="choose precision fp32"):
-        _resolve(precision="bf16")
+        _resolve("openvino", "bf16")
 
 
 def test_choices_without_openvino(machine: pytest.MonkeyPatch) -> None:
@@ -59,35 +63,30 @@ def test_choices_without_openvino(machine: pytest.MonkeyPatch) -> None:
     assert _resolve() == ("eager", "fp32", False, "cpu")
     with pytest.raises(OptionError, match="install openvino"):
         _resolve("openvino")
-    with pytest.raises(OptionError, match="fp32"):
-        _resolve(precision="bf16")
+    assert _resolve(precision="bf16") == ("eager", "bf16", False, "cpu")
 
 
 @pytest.mark.usefixtures("two_gpus")
 def test_choices_with_cuda() -> None:
-    assert _resolve() == ("eager", "fp32", False, "cuda:0")
-    assert _resolve(device="cuda") == ("eager", "fp32", False, "cuda:0")
-    assert _resolve("eager", device="cuda:1") == ("eager", "fp32", False, "cuda:1")
+    assert _resolve() == ("eager", "fp16", True, "cuda:0")
+    assert _resolve(device="cuda") == ("eager", "fp16", True, "cuda:0")
+    assert _resolve("eager", device="cuda:1") == ("eager", "fp16", True, "cuda:1")
+    assert _resolve(precision="fp32") == ("eager", "fp32", False, "cuda:0")
     assert _resolve("eager", device="cpu") == ("eager", "fp32", False, "cpu")
     assert _resolve("openvino") == ("openvino", "bf16", True, "cpu")
-    assert _resolve(precision="bf16") == ("openvino", "bf16", False, "cpu")
+    assert _resolve(precision="bf16") == ("eager", "bf16", False, "cuda:0")
     with pytest.raises(OptionError, match="choose engine eager or device cpu"):
         _resolve("openvino", device="cuda")
     with pytest.raises(OptionError, match="the last one is cuda:1"):
         _resolve(device="cuda:2")
-    with pytest.raises(OptionError, match="fp32"):
-        _resolve(precision="bf16", device="cuda")
 
 
 @pytest.mark.usefixtures("machine")
 def test_what_cannot_be() -> None:
     with pytest.raises(OptionError, match="choose device cpu"):
         _resolve(device="cuda")
-    with pytest.raises(OptionError, match="engine openvino"):
-        _resolve("eager", "bf16")
-    for engine in ("auto", "eager", "openvino"):
-        with pytest.raises(OptionError, match="no engine here computes in fp16 yet"):
-            _resolve(engine, "fp16")
+    with pytest.raises(OptionError, match="engine openvino does not compute in fp16"):
+        _resolve("openvino", "fp16")
 
 
 @pytest.mark.usefixtures("machine")
