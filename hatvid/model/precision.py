@@ -240,10 +240,11 @@ def _rescaled_cabs(model: HAT, plan: RescalePlan) -> HAT:
 
 def _rescaled_stream(model: HAT, plan: RescalePlan) -> HAT:
     first = plan.s[0]
-    if isinstance(model.patch_embed.norm, nn.LayerNorm):
-        divide(model.patch_embed.norm, first)
-    elif first != 1:
-        model.patch_embed.register_module("norm", Multiply(1 / first))
+    embed: Any = model.patch_embed
+    if embed.norm is None:
+        embed.norm = Multiply(1 / first)
+    else:
+        divide(embed.norm, first)
     before = first
     for at, (group, s) in enumerate(zip(model.layers, plan.s, strict=True)):
         assert isinstance(group, RHAG)
@@ -290,9 +291,8 @@ def _lower(model: HAT, dtype: torch.dtype, *, wide_stream: bool) -> None:
             either; the sum of an fp32 and a 16-bit tensor is fp32.
     """
     if not wide_stream:
-        norm = model.patch_embed.norm
-        parts: list[nn.Module] = [Cast(dtype)] if norm is None else [norm, Cast(dtype)]
-        model.patch_embed.register_module("norm", nn.Sequential(*parts))
+        embed: Any = model.patch_embed
+        embed.norm = nn.Sequential(*filter(None, [embed.norm]), Cast(dtype))
     _low_parameters(model.layers, dtype)
     for block in [module for module in model.layers.modules() if isinstance(module, HAB | OCAB)]:
         block.norm1, block.norm2 = LayerNorm32(block.norm1, dtype), LayerNorm32(block.norm2, dtype)
