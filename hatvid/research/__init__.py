@@ -1,0 +1,1 @@
+"""Looking into networks: what they compute, and how well."""
