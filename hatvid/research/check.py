@@ -121,9 +121,7 @@ def check_model(name_or_path: str, picture: Path | None = None, *, crop: int = 1
     pixels = _middle(pixels, crop)
     model: nn.Module = load_model(name_or_path)
     if not isinstance(model, HAT):
-        raise CheckpointError(
-            f"{name_or_path} is a {type(model).__name__}; only a HAT can be checked"
-        )
+        raise CheckpointError(f"{name_or_path} is no HAT; only a HAT can be checked")
     model = collapse_tail(model)  # as engines are given it
     plan = plan_rescale(model, embedded)
     ranges = plan.ranges if pixels is embedded else measure_ranges(model, pixels)

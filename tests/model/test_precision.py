@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from hatvid.engine.base import TileSpec
+from hatvid.engine.eager import EagerEngine
 from hatvid.engine.fidelity import compare
 from hatvid.errors import CheckpointError
 from hatvid.model.blocks import HAB, OCAB
@@ -354,6 +356,8 @@ def test_where_that_is_not_enough_the_stream_stays_in_fp32(massive: HAT, picture
     assert max(block.mlp for block in plan.ranges.blocks) > FP16_MAX
     assert max(block.attention for block in plan.ranges.blocks) > FP16_MAX
     reference = run(massive, picture)
+    without = lower_precision(massive, torch.float16, plain(massive, plan))
+    assert not run(without, picture).isfinite().all()
     fidelity = compare(reference, run(lower_precision(massive, torch.float16, plan), picture))
     assert fidelity.snr > 45
 
@@ -410,6 +414,22 @@ def test_a_t_beyond_the_range_of_fp16(picture: Tensor) -> None:
     assert min(t for group in plan.t for t in group) > FP16_MAX
     output = run(lower_precision(model, torch.float16, plan), picture)
     assert compare(run(model, picture), output).snr > 45
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("wide", [False, True])
+def test_an_overflow_inside_on_a_gpu(growing: HAT, picture: Tensor, wide: bool) -> None:
+    plan = replace(plan_rescale(growing, picture), residual_fp32=wide)
+    low = lower_precision(growing, torch.float16, plan)
+    spec = TileSpec(
+        batch=1,
+        height=picture.shape[2],
+        width=picture.shape[3],
+        scale=growing.config.upscale,
+        device=torch.device("cuda"),
+    )
+    output = EagerEngine(low, spec, precision="fp16").run(picture.cuda()).cpu()
+    assert compare(run(growing, picture), output).snr > 45
 
 
 # What trained networks came to where this was written (docs/precision.md), less 4 dB.
@@ -524,6 +544,15 @@ def test_another_dtype_is_refused(model: HAT) -> None:
     for dtype in (torch.float32, torch.float64, torch.int8):
         with pytest.raises(ValueError, match="16-bit"):
             lower_precision(model, dtype, hand_plan(model, *ones(model)))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_the_eager_engine_runs_it(growing: HAT, picture: Tensor, precision: str) -> None:
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    low = lower_precision(growing, dtype, plan_rescale(growing, picture))
+    spec = TileSpec(batch=1, height=picture.shape[2], width=picture.shape[3], scale=2)
+    output = EagerEngine(low, spec, precision=precision).run(picture)
+    assert torch.equal(output, run(low, picture))
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace:FutureWarning")

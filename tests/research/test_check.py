@@ -143,6 +143,6 @@ def test_no_picture_is_told(tmp_path: Path) -> None:
 
 def test_other_networks_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "load_model", lambda name: nn.Conv2d(3, 3, 1))
-    with pytest.raises(CheckpointError, match=r"other\.pth is a Conv2d; only a HAT") as caught:
+    with pytest.raises(CheckpointError, match=r"other\.pth is no HAT; only a HAT") as caught:
         check_model("other.pth")
     assert "\n" not in str(caught.value)
