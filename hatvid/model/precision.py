@@ -309,7 +309,8 @@ def _lower(model: HAT, dtype: torch.dtype, *, wide_stream: bool) -> None:
     upsample: Any = model.upsample  # a collapsed tail is no Upsample
     if isinstance(upsample, Upsample):
         _low_parameters(upsample, dtype)
-        model.conv_last = CastingConv2d(model.conv_last)
+        last: Any = model.conv_last
+        model.conv_last = CastingConv2d(last)
     else:
         before.append(Cast(torch.float32))
 
