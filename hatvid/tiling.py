@@ -178,6 +178,13 @@ class TilePlan:
         """Tiles of one frame."""
         return len(self.rows.origins) * len(self.columns.origins)
 
+    def place(self, number: int) -> tuple[int, int, int]:
+        """Frame, top and left, in input pixels, of tile ``number`` of those that
+        :meth:`extract` gives."""
+        frame, index = divmod(number, self.count)
+        row, column = divmod(index, len(self.columns.origins))
+        return frame, self.rows.origins[row], self.columns.origins[column]
+
     def extract(self, frames: Tensor) -> Tensor:
         """Cut frames into tiles.
 

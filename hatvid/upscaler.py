@@ -1,10 +1,9 @@
-"""Frames in, larger frames out: a :class:`~hatvid.tiling.TilePlan` and an engine."""
+"""Frames in, larger frames out: a plan for each frame size, and an engine."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -14,11 +13,12 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from hatvid.engine import Engine, ResolvedEngine, TileSpec, build_engine, resolve_engine
-from hatvid.engine.fidelity import Fidelity, compare, is_flat, probe
-from hatvid.engine.memory import available_memory, bytes_per_pixel, choose_tile
-from hatvid.errors import EngineError, OptionError
+from hatvid.engine import TileSpec, build_engine, resolve_engine
+from hatvid.engine.fidelity import Fidelity, probe
+from hatvid.errors import OptionError
+from hatvid.frame_plan import FramePlan, FramePlanner
 from hatvid.model.checkpoint import state_dict_hash
+from hatvid.model.forms import Forms
 from hatvid.model.zoo import load_model, resolve_model
 from hatvid.options import (
     DEFAULT_MODEL,
@@ -28,14 +28,11 @@ from hatvid.options import (
     Precision,
     TileOptions,
 )
-from hatvid.tiling import Canvas, TilePlan
+from hatvid.resampling import resample
+from hatvid.tile_runner import EngineFactory, TileRunner
+from hatvid.tiling import Canvas
 
-__all__ = ["Description", "EngineFactory", "Upscaler"]
-
-EngineFactory = Callable[[nn.Module, TileSpec, ResolvedEngine, str | None], Engine]
-"""Like :func:`hatvid.engine.build_engine`."""
-
-_ENGINES_KEPT = 2
+__all__ = ["Description", "EngineFactory", "MendedTile", "Upscaler"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +43,9 @@ class Description:
 
     model: str
     scale: int
+    """Output pixels an input pixel."""
+    network_scale: int
+    """The same of the network; what it gives beyond ``scale`` is reduced."""
     engine: str
     precision: str
     """``auto`` until the first frames, or :meth:`Upscaler.warm_up`, decided it."""
@@ -57,9 +57,25 @@ class Description:
     overlap: int
     tiles: int
     """Of one frame."""
+    chunked: bool
+    """The whole frame is one tile, run in chunks of windows."""
     batch: int
     fidelity: Fidelity | None
     """What the precision was decided by, if it was."""
+
+
+@dataclass(frozen=True)
+class MendedTile:
+    """A tile that ran out of the precision's range, and was computed again in fp32."""
+
+    frame: int
+    """Its number among the frames of the call, from 0."""
+
+    top: int
+    """In input pixels, as is all that follows."""
+    left: int
+    height: int
+    width: int
 
 
 class Upscaler:
@@ -73,12 +89,17 @@ class Upscaler:
     upscaler: the tile for each frame size by the memory then free; the precision
     by comparing the first batch with fp32 (:mod:`hatvid.engine.fidelity`).
 
+    In fp16 and bf16 every tile is looked at (:mod:`hatvid.engine.sentinel`); one that
+    ran out of range is computed again in fp32, and told.
+
     Calls from several threads run one after another. Use it as a context manager,
     or call :meth:`close`.
 
     Args:
         module: maps (N, 3, H, W) to (N, 3, sH, sW), float32. It is not changed.
         scale: s.
+        output_scale: what frames come out at; what the network gives beyond it is
+            reduced, bicubic, so that nothing aliases. None is s.
         engine_options: which engine, precision, device, threads.
         tile_options: tile, overlap, batch.
         fingerprint: names the module's weights and configuration exactly; without
@@ -92,12 +113,16 @@ class Upscaler:
 
     name: str
     scale: int
+    """Of what comes out."""
+
+    network_scale: int
 
     def __init__(
         self,
         module: nn.Module,
         *,
         scale: int,
+        output_scale: int | None = None,
         engine_options: EngineOptions | None = None,
         tile_options: TileOptions | None = None,
         fingerprint: str | None = None,
@@ -106,17 +131,32 @@ class Upscaler:
     ) -> None:
         if scale < 1:
             raise OptionError(f"scale is {scale}; it must be at least 1")
+        if output_scale is not None and not 1 <= output_scale <= scale:
+            raise OptionError(
+                f"a network that upscales by {scale} gives no {output_scale}; choose 1 to {scale}"
+            )
         self.name = name
-        self.scale = scale
-        self._module: nn.Module | None = module
-        self._resolved = resolve_engine(engine_options or EngineOptions())
-        self._tiles = tile_options or TileOptions()
-        self._fingerprint = fingerprint
-        self._factory = engine_factory
-        self._fidelity: Fidelity | None = None
-        self._bytes_per_pixel: int | None = None
-        self._plans: dict[tuple[int, int], TilePlan] = {}
-        self._engines: OrderedDict[TileSpec, Engine] = OrderedDict()
+        self.network_scale = scale
+        self.scale = scale if output_scale is None else output_scale
+        engine_options = engine_options or EngineOptions()
+        tile_options = tile_options or TileOptions()
+        forms, resolved = Forms(module), resolve_engine(engine_options)
+        self._runner = TileRunner(
+            forms,
+            resolved,
+            asked=engine_options.precision,
+            factory=engine_factory,
+            fingerprint=fingerprint,
+        )
+        self._overlap = tile_options.overlap
+        self._planner = FramePlanner(
+            forms,
+            scale=scale,
+            engine=resolved.engine,
+            fixed=engine_options.engine != "auto",
+            options=tile_options,
+            device=resolved.device,
+        )
         self._lock = threading.RLock()
 
     @classmethod
@@ -138,10 +178,11 @@ class Upscaler:
         Args:
             name_or_path: a known name, the path of a checkpoint, or ``auto``: the
                 embedded model of the asked scale.
-            scale: what the model must have; None takes what it has.
+            scale: what comes out; a model of a larger scale is reduced to it. None takes
+                the model's.
             engine: see :class:`~hatvid.options.EngineOptions`, as ``precision``,
                 ``device`` and ``threads``.
-            precision: ``auto``, ``fp32`` or ``bf16``.
+            precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
             tile: see :class:`~hatvid.options.TileOptions`, as ``overlap`` and ``batch``.
             overlap: in input pixels.
             batch: tiles in one call of the engine.
@@ -162,6 +203,7 @@ class Upscaler:
         return cls(
             model,
             scale=model.config.upscale,
+            output_scale=scale,
             engine_options=engine_options,
             tile_options=tile_options,
             fingerprint=state_dict_hash(model),
@@ -171,13 +213,16 @@ class Upscaler:
     @property
     def device(self) -> torch.device:
         """Where results are."""
-        return self._resolved.device
+        return self._runner.device
 
-    def __call__(self, frames: Tensor) -> Tensor:
+    def __call__(
+        self, frames: Tensor, *, mended: Callable[[MendedTile], None] | None = None
+    ) -> Tensor:
         """Upscale frames.
 
         Args:
             frames: (N, 3, H, W) RGB in [0, 1], any floating dtype, on any device.
+            mended: told of each tile that was computed again in fp32.
 
         Returns:
             (N, 3, sH, sW) float32 on :attr:`device`, not clamped: as the network
@@ -185,22 +230,41 @@ class Upscaler:
 
         Raises:
             OptionError: the frames are not what is said above.
+            OutOfMemoryError: see :meth:`shrink`.
             EngineError: the engine cannot be built, or failed.
         """
         _check_frames(frames)
         with self._lock, torch.no_grad():
             frames = frames.detach().to(self.device, torch.float32)
-            plan = self._plan(frames.shape[2], frames.shape[3])
-            canvas = Canvas(plan, len(frames), scale=self.scale, device=self.device)
-            if not len(frames):
-                return canvas.frames
-            tiles = plan.extract(frames)
+            height, width = frames.shape[2:]
+            plan = self._planner.plan(height, width)
+            canvas = Canvas(plan.tiles, len(frames), scale=self.network_scale, device=self.device)
+            tiles = plan.tiles.extract(frames) if len(frames) else frames[:0]
             spec = self._spec(plan)
             for start in range(0, len(tiles), spec.batch):
                 part = tiles[start : start + spec.batch]
-                filled = _fill(part, spec.batch)
-                canvas.extend(self._engine(spec, filled).run(filled)[: len(part)])
-            return canvas.frames
+                larger, again = self._runner.run(spec, part, chunked=plan.chunked)
+                canvas.extend(larger)
+                for number in again:
+                    tile = plan.tiles.place(start + number)
+                    _log.info("%s ran out of range and was computed in fp32", tile)
+                    if mended is not None:
+                        mended(MendedTile(*tile, spec.height, spec.width))
+            return resample(canvas.frames, height * self.scale, width * self.scale)
+
+    def shrink(self, height: int, width: int) -> bool:
+        """Take smaller tiles for frames of one size from now on, as memory ran out.
+
+        Frames made before and after differ along the seams: what was made with the
+        larger tiles should be made again.
+
+        Returns:
+            False if there is nothing smaller: the whole frame was asked for, or the tiles
+            are at their smallest.
+        """
+        with self._lock:
+            self._runner.drop_engines()
+            return self._planner.shrink(height, width)
 
     def warm_up(self, height: int, width: int, frames: Tensor | None = None) -> Description:
         """Build the engine for frames of one size, and decide the precision.
@@ -216,14 +280,14 @@ class Upscaler:
             EngineError: the engine cannot be built.
         """
         with self._lock, torch.no_grad():
-            plan = self._plan(height, width)
+            plan = self._planner.plan(height, width)
             spec = self._spec(plan)
             if frames is None:
                 tiles = probe(spec)
             else:
                 _check_frames(frames)
-                tiles = plan.extract(frames.detach().to(self.device, torch.float32))
-            self._engine(spec, _fill(tiles[: spec.batch], spec.batch))
+                tiles = plan.tiles.extract(frames.detach().to(self.device, torch.float32))
+            self._runner.warm_up(spec, tiles[: spec.batch], chunked=plan.chunked)
             return self.describe(height, width)
 
     def describe(self, height: int, width: int) -> Description:
@@ -233,29 +297,29 @@ class Upscaler:
             OptionError: the size is not possible.
         """
         with self._lock:
-            plan = self._plan(height, width)
-            resolved = self._resolved
+            plan = self._planner.plan(height, width)
+            resolved = self._runner.resolved(chunked=plan.chunked)
             return Description(
                 model=self.name,
                 scale=self.scale,
+                network_scale=self.network_scale,
                 engine=resolved.engine,
                 precision="auto" if resolved.tentative else resolved.precision,
                 device=str(resolved.device),
                 threads=resolved.threads,
-                tile_height=plan.tile_height,
-                tile_width=plan.tile_width,
-                overlap=self._tiles.overlap,
-                tiles=plan.count,
-                batch=self._spec(plan).batch,
-                fidelity=self._fidelity,
+                tile_height=plan.tiles.tile_height,
+                tile_width=plan.tiles.tile_width,
+                overlap=self._overlap,
+                tiles=plan.tiles.count,
+                chunked=plan.chunked,
+                batch=self._planner.batch,
+                fidelity=self._runner.fidelity,
             )
 
     def close(self) -> None:
         """Free engines and module. Upscaling afterwards is an error."""
         with self._lock:
-            while self._engines:
-                self._engines.popitem()[1].close()
-            self._module = None
+            self._runner.close()
 
     def __enter__(self) -> Self:
         return self
@@ -268,97 +332,14 @@ class Upscaler:
     ) -> None:
         self.close()
 
-    def _open_module(self) -> nn.Module:
-        if self._module is None:
-            raise EngineError("the upscaler was closed; make a new one")
-        return self._module
-
-    def _plan(self, height: int, width: int) -> TilePlan:
-        if (height, width) not in self._plans:
-            tile = self._tiles.tile
-            if tile == "auto":
-                tile = self._auto_tile(height, width)
-            self._plans[height, width] = TilePlan.make(
-                height, width, tile=tile, overlap=self._tiles.overlap
-            )
-        return self._plans[height, width]
-
-    def _auto_tile(self, height: int, width: int) -> int:
-        if self._bytes_per_pixel is None:
-            self._bytes_per_pixel = bytes_per_pixel(
-                self._open_module(), scale=self.scale, engine=self._resolved.engine
-            )
-        batch = 1 if self._tiles.batch == "auto" else self._tiles.batch
-        # The result itself, and the strip of it that is being put together.
-        result = 2 * height * width * 3 * self.scale**2 * torch.float32.itemsize
-        return choose_tile(
-            height,
-            width,
-            self._bytes_per_pixel * batch,
-            max(available_memory(self.device) - result, 0),
-            self._tiles.overlap,
-        )
-
-    def _spec(self, plan: TilePlan) -> TileSpec:
-        # One tile keeps all cores busy, and a larger tile is better than more of them.
-        batch = 1 if self._tiles.batch == "auto" else self._tiles.batch
+    def _spec(self, plan: FramePlan) -> TileSpec:
         return TileSpec(
-            batch=batch,
-            height=plan.tile_height,
-            width=plan.tile_width,
-            scale=self.scale,
+            batch=self._planner.batch,
+            height=plan.tiles.tile_height,
+            width=plan.tiles.tile_width,
+            scale=self.network_scale,
             device=self.device,
         )
-
-    def _engine(self, spec: TileSpec, tiles: Tensor) -> Engine:
-        """The engine for a spec; ``tiles``, one batch, decide the precision if need be."""
-        module = self._open_module()
-        if self._resolved.tentative:
-            self._decide_precision(module, spec, tiles)
-        if spec not in self._engines:
-            while len(self._engines) >= _ENGINES_KEPT:
-                self._engines.popitem(last=False)[1].close()
-            self._engines[spec] = self._factory(module, spec, self._resolved, self._fingerprint)
-        self._engines.move_to_end(spec)
-        return self._engines[spec]
-
-    def _decide_precision(self, module: nn.Module, spec: TileSpec, tiles: Tensor) -> None:
-        """Keep the faster precision if its output is near enough to that of fp32."""
-        tiles = probe(spec) if is_flat(tiles) else tiles
-        fp32 = self._resolved.settled("fp32")
-        fast = self._resolved.settled(self._resolved.precision)
-        # One after the other: both at once would take twice the memory.
-        engine = self._factory(module, spec, fp32, self._fingerprint)
-        try:
-            reference = engine.run(tiles).clone()
-        finally:
-            engine.close()
-        del engine
-        engine = self._factory(module, spec, fast, self._fingerprint)
-        try:
-            self._fidelity = compare(reference, engine.run(tiles))
-        except BaseException:
-            engine.close()
-            raise
-        chosen = fast if self._fidelity.sufficient else fp32
-        _log.info(
-            "%s against fp32: SNR %.1f dB, largest error %.5f; running in %s",
-            fast.precision,
-            self._fidelity.snr,
-            self._fidelity.max_error,
-            chosen.precision,
-        )
-        if chosen is fast:
-            self._engines[spec] = engine
-        else:
-            engine.close()
-        self._resolved = chosen
-
-
-def _fill(part: Tensor, batch: int) -> Tensor:
-    """A short batch, filled up by repeating its last tile."""
-    missing = batch - len(part)
-    return torch.cat([part, part[-1:].expand(missing, -1, -1, -1)]) if missing else part
 
 
 def _check_frames(frames: Tensor) -> None:

@@ -3,16 +3,19 @@ from __future__ import annotations
 import logging
 import threading
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+import hatvid.frame_plan
 import hatvid.upscaler
 from hatvid.engine import Engine, ResolvedEngine, TileSpec
 from hatvid.engine.eager import EagerEngine
 from hatvid.errors import EngineError, OptionError
 from hatvid.options import EngineOptions, TileOptions
-from hatvid.upscaler import Upscaler
+from hatvid.upscaler import MendedTile, Upscaler
 
 EAGER = EngineOptions(engine="eager", threads=1)
 SCALE = 3
@@ -251,7 +254,7 @@ def test_calls_from_threads_run_one_after_another(frames: Tensor) -> None:
 
 def test_auto_tile_follows_free_memory_and_then_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     free = [10**12]
-    monkeypatch.setattr(hatvid.upscaler, "available_memory", lambda device: free[0])
+    monkeypatch.setattr(hatvid.frame_plan, "available_memory", lambda device: free[0])
 
     def make() -> Upscaler:
         return Upscaler(Pooled(), scale=SCALE, engine_options=EAGER)
@@ -369,3 +372,169 @@ def test_warming_up_with_a_frame_is_judged_by_it(frames: Tensor) -> None:
     up = Upscaler(Nearest(), scale=SCALE, tile_options=TileOptions(tile=0), engine_factory=factory)
     up.warm_up(50, 75, frames)
     assert torch.equal(factory.batches[0][0, :, :50, :75], frames[0])
+
+
+# ---- tiles that run out of range ---------------------------------------------------------
+
+
+class Fragile(nn.Module):
+    """In a low precision, what is brighter than ``limit`` comes out as ``wrong``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limit = nn.Parameter(torch.tensor(float("inf")))
+        self.wrong = nn.Parameter(torch.tensor(float("nan")))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bad = x.amax((1, 2, 3), keepdim=True) > self.limit
+        return nearest(torch.where(bad, self.wrong, x))
+
+
+class FragileFactory(Recorder):
+    def __init__(self, wrong: float) -> None:
+        super().__init__()
+        self.wrong = wrong
+
+    def __call__(
+        self,
+        module: nn.Module,
+        spec: TileSpec,
+        resolved: ResolvedEngine,
+        fingerprint: str | None,
+    ) -> Engine:
+        fragile = Fragile()
+        with torch.no_grad():
+            fragile.wrong.fill_(self.wrong)
+            if resolved.precision != "fp32":
+                fragile.limit.fill_(0.9)
+        return super().__call__(fragile, spec, resolved, fingerprint)
+
+
+@pytest.fixture
+def bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = ResolvedEngine(
+        engine="openvino", precision="bf16", device=torch.device("cpu"), threads=1
+    )
+    monkeypatch.setattr(hatvid.upscaler, "resolve_engine", lambda options: resolved)
+
+
+@pytest.mark.usefixtures("bf16")
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 3.0])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_tile_that_runs_out_of_range_is_computed_again_in_fp32(
+    frames: Tensor, wrong: float, batch: int
+) -> None:
+    frames = frames * 0.8
+    frames[1, 0, 49, 70] = 1.0  # in the last of 2x2 tiles
+    frames[2, 1, 2, 3] = 1.0
+    factory = FragileFactory(wrong)
+    options = TileOptions(tile=48, overlap=8, batch=batch)
+    up = Upscaler(Nearest(), scale=SCALE, tile_options=options, engine_factory=factory)
+    assert up.describe(50, 75).tiles == 4
+    told: list[MendedTile] = []
+    result = up(frames, mended=told.append)
+    assert torch.equal(result, nearest(frames))
+    assert told == [
+        MendedTile(frame=1, top=16, left=32, height=48, width=48),
+        MendedTile(frame=2, top=0, left=0, height=48, width=48),
+    ]
+    assert [precision for _, precision in factory.built] == ["bf16", "fp32"]
+    exact = [batch for batch in factory.batches if float(batch.amax()) > 0.9]
+    # Tiles 7 and 8 of 12: alone, or both in the third batch of three; in each precision once.
+    assert len(exact) == {1: 4, 3: 2}[batch]
+
+
+@pytest.mark.usefixtures("bf16")
+def test_what_is_wrong_in_fp32_too_is_not_hidden(frames: Tensor) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nearest(x) * float("nan")
+
+    recorder = Recorder()
+    told: list[MendedTile] = []
+    up = Upscaler(Broken(), scale=SCALE, engine_factory=recorder)
+    assert bool(up(frames, mended=told.append).isnan().all())
+    assert len(told) == 3
+
+
+def test_fp32_is_not_computed_twice(frames: Tensor) -> None:
+    factory = FragileFactory(float("nan"))
+    told: list[MendedTile] = []
+    up = Upscaler(Nearest(), scale=SCALE, engine_options=EAGER, engine_factory=factory)
+    up(frames * 5, mended=told.append)
+    assert told == []
+    assert len(factory.built) == 1
+
+
+def test_a_network_that_is_not_hat_has_no_low_precision_in_eager() -> None:
+    for precision in ("fp16", "bf16"):
+        with pytest.raises(OptionError, match="choose precision fp32"):
+            Upscaler(
+                Nearest(),
+                scale=SCALE,
+                engine_options=EngineOptions(engine="eager", precision=precision),  # type: ignore[arg-type]
+            )
+
+
+# ---- other scales than the network's -----------------------------------------------------
+
+
+def test_a_larger_network_is_reduced_without_aliasing(frames: Tensor) -> None:
+    up = Upscaler(Nearest(), scale=SCALE, output_scale=2, engine_options=EAGER)
+    assert (up.scale, up.network_scale) == (2, SCALE)
+    assert (up.describe(50, 75).scale, up.describe(50, 75).network_scale) == (2, SCALE)
+    expected = torch.stack(
+        [
+            torch.stack(
+                [
+                    torch.from_numpy(
+                        np.asarray(
+                            Image.fromarray(plane.numpy(), "F").resize((150, 100), Image.BICUBIC)
+                        ).copy()
+                    )
+                    for plane in frame
+                ]
+            )
+            for frame in nearest(frames)
+        ]
+    )
+    torch.testing.assert_close(up(frames), expected, atol=1e-5, rtol=0)
+    assert up(frames[:0]).shape == (0, 3, 100, 150)
+
+
+def test_no_network_gives_more_than_its_scale() -> None:
+    for wanted in (0, SCALE + 1):
+        with pytest.raises(OptionError, match=f"choose 1 to {SCALE}"):
+            Upscaler(Nearest(), scale=SCALE, output_scale=wanted, engine_options=EAGER)
+
+
+# ---- memory that runs out ----------------------------------------------------------------
+
+
+def test_smaller_tiles_until_there_are_none(frames: Tensor, recorder: Recorder) -> None:
+    options = TileOptions(tile=256, overlap=32)
+    up = Upscaler(
+        Nearest(),
+        scale=SCALE,
+        engine_options=EAGER,
+        tile_options=options,
+        engine_factory=recorder,
+    )
+    large = torch.rand(1, 3, 300, 200)
+    up(large)
+    sides = []
+    while up.shrink(300, 200):
+        facts = up.describe(300, 200)
+        sides.append(max(facts.tile_height, facts.tile_width))
+        assert torch.equal(up(large), nearest(large))
+    # 304x208 in tiles of at most 128, and of 64; of 112 as many are needed as of 128.
+    assert sides == sorted(sides, reverse=True)
+    assert sides[-1] == 64
+    assert recorder.closed == len(recorder.built), "an engine kept its memory"
+    assert up.describe(50, 75).tiles == 1, "frames of another size are not concerned"
+
+
+def test_a_whole_frame_stays_whole() -> None:
+    up = Upscaler(Nearest(), scale=SCALE, engine_options=EAGER, tile_options=TileOptions(tile=0))
+    assert not up.shrink(300, 200)
+    assert up.describe(300, 200).tiles == 1

@@ -12,6 +12,7 @@ import click
 from hatvid import __version__
 from hatvid.cli.info import info
 from hatvid.cli.lines import one_line
+from hatvid.cli.models import models
 from hatvid.cli.preview import preview
 from hatvid.cli.signals import Interrupted, catch_signals
 from hatvid.cli.upscale import upscale
@@ -27,7 +28,7 @@ def cli() -> None:
     """Make videos larger with HAT, losing nothing."""
 
 
-for _command in (upscale, info, preview, verify):
+for _command in (upscale, info, preview, verify, models):
     cli.add_command(_command)
 
 

@@ -116,6 +116,8 @@ class _People:
             if not self._quiet:
                 self._print(_headline(facts))
             return
+        if self._task is not None:  # the job starts over
+            self._bars.remove_task(self._task)
         self._bars.start()
         self._task = self._bars.add_task(escape(one_line(_short(facts))), total=facts.frames)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +110,7 @@ def _full_precision() -> Iterator[None]:
     """No TF32, which cuDNN takes for convolutions unless it is told not to, and no sums
     in fp16 or bf16."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    switches = (
+    switches: tuple[tuple[Any, str], ...] = (
         (cudnn, "allow_tf32"),
         (matmul, "allow_tf32"),
         (matmul, "allow_fp16_reduced_precision_reduction"),

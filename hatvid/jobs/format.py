@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from hatvid.errors import OptionError
 from hatvid.jobs.job import Job
-from hatvid.model.zoo import EMBEDDED
+from hatvid.model.catalog import EMBEDDED
 from hatvid.options import InputOptions
 from hatvid.video.color import ColorTags, assumed, retagged
 from hatvid.video.containers import Container

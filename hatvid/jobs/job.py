@@ -1,7 +1,8 @@
 """A job: one video or pictures, with everything decided that needs no model.
 
 Planning is quick and imports neither torch nor PyAV, so that a wrong name or an
-existing output is answered at once.
+existing output is answered at once; only a checkpoint of the user's own is read where
+nothing else tells the scale.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from hatvid.selectors import PIPE
 from hatvid.video.containers import CONTAINERS, Container, container_of, format_of
 from hatvid.video.picture_names import is_pattern, is_picture
 
-__all__ = ["Job", "plan_job"]
+__all__ = ["Job", "plan_job", "said_of_scale"]
 
 _FALLBACK = ".mkv"
 _PIPED = "y4m"
@@ -73,11 +74,16 @@ def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
         OutputExistsError: the output exists and may not be overwritten.
         OutputError: the output's folder is missing or not writable.
         UnknownModelError: no such model.
-        CheckpointError: the checkpoint file is missing.
+        CheckpointError: the checkpoint file is missing, or cannot be read where its scale
+            is needed.
     """
     _check_input(options.input)
     sized = options.size.width is not None or options.size.height is not None
-    scale = options.scale if options.scale is not None or sized else 4
+    scale = options.scale
+    if scale is None and not own_upscaler and options.model != DEFAULT_MODEL:
+        scale = _own_scale(options.model)
+    elif scale is None and not sized:
+        scale = 4
     notes: list[str] = []
     output = options.output
     if output is None:
@@ -99,8 +105,8 @@ def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
             _check_output(options.input, output, options.overwrite)
     waits = own_upscaler or (scale is None and options.model == DEFAULT_MODEL)
     model = None if waits else resolve_model(options.model, scale)
-    if model is not None and scale is None:
-        scale = model.scale
+    if model is not None and not sized and model.scale is not None and scale is not None:
+        notes += said_of_scale(model.name, model.scale, scale)
     return Job(
         options=options,
         output=output,
@@ -110,6 +116,23 @@ def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
         pictures=pictures,
         notes=tuple(notes),
     )
+
+
+def said_of_scale(name: str, network: int, wanted: int) -> list[str]:
+    """A line where the network gives more than was asked for."""
+    if network == wanted:
+        return []
+    return [f"{name} upscales by {network}: its output is reduced to {wanted} times, bicubic"]
+
+
+def _own_scale(model: str) -> int:
+    """What a model gives if nothing else is asked for."""
+    found = resolve_model(model)
+    if found.scale is not None:
+        return found.scale
+    from hatvid.model.zoo import load_model  # torch, which only the file needs
+
+    return load_model(model).scale
 
 
 def _default_output(options: JobOptions, scale: int | None, notes: list[str]) -> Path:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hatvid.errors import EngineError
 from hatvid.jobs.format import OutputPlan
-from hatvid.upscaler import Description, Upscaler
+from hatvid.resampling import resample
+from hatvid.upscaler import Description, MendedTile, Upscaler
 from hatvid.video.color import (
     alpha_to_rgb,
     planes_to_rgb,
@@ -24,7 +25,6 @@ from hatvid.video.convert import PlaneLayout
 from hatvid.video.fates import StreamFate
 from hatvid.video.pictures import AnyPacket
 from hatvid.video.prefetch import Prefetch, Writer
-from hatvid.video.resize import resample
 from hatvid.video.source import FrameBatch, VideoSource
 
 __all__ = ["Sink", "pump"]
@@ -78,6 +78,7 @@ def pump(
     facts: Description,
     plan: OutputPlan,
     done: Callable[[FrameBatch], None],
+    mended: Callable[[FrameBatch, MendedTile], None],
 ) -> None:
     """Bring every frame and every copied packet from the source to the sink.
 
@@ -85,6 +86,7 @@ def pump(
         facts: of the upscaler, for the source's frame size.
         plan: of the output.
         done: told of each batch that has been upscaled, in this thread.
+        mended: told of each tile of a batch that was computed again in fp32.
     """
     # As many frames at once as fill the engine's batch.
     frames = max(1, facts.batch // facts.tiles)
@@ -100,12 +102,16 @@ def pump(
                 writer.put(item)
                 continue
             planes = tuple(plane.to(device, non_blocking=True) for plane in item.planes)
-            larger = _enlarged(planes, layout, upscaler, plan)
+
+            def told(tile: MendedTile, batch: FrameBatch = item) -> None:
+                mended(batch, tile)
+
+            larger = _enlarged(planes, layout, upscaler, plan, told)
             if larger is None:
                 at = float(source.seconds(item.times[0].pts))
                 raise EngineError(
                     f"the network gave values that are no numbers for the frame at {at:.3f} s "
-                    f"(in {facts.precision}); try --precision fp32"
+                    "even in fp32; look at the checkpoint with hatvid models check"
                 )
             writer.put(replace(item, planes=tuple(plane.cpu() for plane in larger)))
             done(item)
@@ -113,13 +119,18 @@ def pump(
 
 
 def _enlarged(
-    planes: tuple[Tensor, ...], layout: PlaneLayout, upscaler: Upscaler, plan: OutputPlan
+    planes: tuple[Tensor, ...],
+    layout: PlaneLayout,
+    upscaler: Upscaler,
+    plan: OutputPlan,
+    mended: Callable[[MendedTile], None],
 ) -> tuple[Tensor, ...] | None:
     """The output's planes; None where the network gave a value that is no number."""
     width, height = plan.padded
 
     def sized(rgb: Tensor) -> Tensor:
-        return with_edge_repeated(resample(upscaler(rgb), plan.height, plan.width), height, width)
+        larger = resample(upscaler(rgb, mended=mended), plan.height, plan.width)
+        return with_edge_repeated(larger, height, width)
 
     rgb = sized(planes_to_rgb(planes, layout, plan.tags_in))
     if not rgb.isfinite().all():

@@ -43,7 +43,7 @@ class Progress(Protocol):
         ...
 
     def started(self, facts: Started) -> None:
-        """Called once, before the first frame."""
+        """Called before the first frame; again where the job starts over."""
         ...
 
     def advanced(self, frames: int) -> None:

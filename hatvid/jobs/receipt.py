@@ -9,7 +9,24 @@ from typing import Any
 from hatvid.jobs.checks import Verification
 from hatvid.video.fates import StreamFate
 
-__all__ = ["Receipt"]
+__all__ = ["MendedPlace", "Receipt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MendedPlace:
+    """Where a tile ran out of the precision's range, and was computed again in fp32.
+
+    Args:
+        seconds: of the frame, after the first one.
+        left: of the tile in the frame, in input pixels.
+        top: likewise, as what follows.
+    """
+
+    seconds: float
+    left: int
+    top: int
+    width: int
+    height: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +39,7 @@ class Receipt:
             show the picture before.
         damaged: seconds of frames that the decoder marked as corrupt.
         moved: seconds of frames whose pts was missing or did not rise.
+        mended: tiles that were computed again in fp32.
         streams: what became of each input stream.
         packets: how many packets were copied, by input stream index.
         residue: by index of each stream that was cut between packets, how many seconds
@@ -40,6 +58,7 @@ class Receipt:
     repeated: tuple[float, ...]
     damaged: tuple[float, ...]
     moved: tuple[float, ...]
+    mended: tuple[MendedPlace, ...]
     streams: tuple[StreamFate, ...]
     packets: dict[int, int]
     residue: dict[int, tuple[float, float]]

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 
-from hatvid.errors import OutputError, VerificationError
+from hatvid.errors import OutOfMemoryError, OutputError, VerificationError
 from hatvid.jobs.checks import Check, Verification
 from hatvid.jobs.format import OutputPlan, check_fields, plan_frames, plan_output, scale_for
-from hatvid.jobs.job import Job
+from hatvid.jobs.job import Job, said_of_scale
 from hatvid.jobs.partial import PartialFile
 from hatvid.jobs.piped import StandardOutput
 from hatvid.jobs.pipeline import Sink, pump
 from hatvid.jobs.progress import Progress, Silent, Started
 from hatvid.jobs.receipt import Receipt
+from hatvid.jobs.remarks import Met, remarks
 from hatvid.jobs.stills import PictureReceipt, place_file, run_pictures
 from hatvid.jobs.verify import verify
-from hatvid.options import JobOptions
+from hatvid.options import SizeOptions
 from hatvid.selectors import PIPE
 from hatvid.upscaler import Description, Upscaler
 from hatvid.video.picture_sink import PictureSink
@@ -55,38 +57,52 @@ def run_job(
     if job.pictures is not None:
         if upscaler is not None:
             return run_pictures(job.pictures, upscaler, size=options.size, progress=progress)
-        with _own_upscaler(options, job.scale) as own:
+        with _own_upscaler(job, job.scale) as own:
             return run_pictures(job.pictures, own, size=options.size, progress=progress)
-    with VideoSource(
-        options.input,
-        reading=options.reading,
-        streams=options.streams,
-        start=options.start,
-        end=options.end,
-    ) as source:
-        run.note_new(source)
-        for note in check_fields(source.info, options.reading):
-            run.note(note)
-        # All that can be refused is refused before a checkpoint is read.
-        scale = upscaler.scale if upscaler is not None else scale_for(job, source.info)
-        streams = None
-        if job.container is None:
-            plan = plan_frames(job, source.info, scale)
-        else:
-            plan = plan_output(job, job.container, source.info, scale)
-            streams = plan_streams(
-                source.container, source.stream, options.streams, job.container.muxer, cut=job.cut
-            )
-        for note in plan.notes:
-            run.note(note)
-        if upscaler is not None:
-            return run.carry_out(source, plan, streams, upscaler)
-        with _own_upscaler(options, scale) as own:
-            return run.carry_out(source, plan, streams, own)
+    with ExitStack() as stack:
+        while True:
+            with VideoSource(
+                options.input,
+                reading=options.reading,
+                streams=options.streams,
+                start=options.start,
+                end=options.end,
+            ) as source:
+                run.note_new(source)
+                for note in check_fields(source.info, options.reading):
+                    run.note(note)
+                # All that can be refused is refused before a checkpoint is read.
+                scale = upscaler.scale if upscaler is not None else scale_for(job, source.info)
+                streams = None
+                if job.container is None:
+                    plan = plan_frames(job, source.info, scale)
+                else:
+                    plan = plan_output(job, job.container, source.info, scale)
+                    streams = plan_streams(
+                        source.container,
+                        source.stream,
+                        options.streams,
+                        job.container.muxer,
+                        cut=job.cut,
+                    )
+                for note in plan.notes:
+                    run.note(note)
+                if upscaler is None:
+                    upscaler = stack.enter_context(_own_upscaler(job, scale))
+                for note in said_of_scale(upscaler.name, upscaler.network_scale, upscaler.scale):
+                    run.note(note)
+                try:
+                    return run.carry_out(source, plan, streams, upscaler)
+                except OutOfMemoryError as error:
+                    run.start_over(source, upscaler, error)
 
 
-def _own_upscaler(options: JobOptions, scale: int | None) -> Upscaler:
+def _own_upscaler(job: Job, scale: int | None) -> Upscaler:
+    options = job.options
     engine, tile = options.engine, options.tile
+    if job.model is not None and options.size != SizeOptions():
+        # Resampled once, from all that the network gives, to the size asked for.
+        scale = job.model.scale
     return Upscaler.from_checkpoint(
         options.model,
         scale=scale,
@@ -107,13 +123,13 @@ class _Run:
     job: Job
     progress: Progress
     notes: list[str] = field(default_factory=list)
-    repeated: list[float] = field(default_factory=list)
-    damaged: list[float] = field(default_factory=list)
-    moved: list[float] = field(default_factory=list)
+    met: Met = field(default_factory=Met)
+    placed: set[Path] = field(default_factory=set)
     heard: int = 0
-    done: int = 0
 
     def note(self, text: str) -> None:
+        if text in self.notes:  # from before the job was started over
+            return
         self.notes.append(text)
         self.progress.note(text)
 
@@ -124,6 +140,27 @@ class _Run:
         for note in new:
             self.note(note)
 
+    def start_over(self, source: VideoSource, upscaler: Upscaler, error: OutOfMemoryError) -> None:
+        """Forget what was done, and take smaller tiles: one output has one tiling.
+
+        Raises:
+            OutOfMemoryError: the one that is given, if there is no second time or nothing
+                smaller.
+        """
+        info, options = source.info, self.job.options
+        before = upscaler.describe(info.height, info.width)
+        once = self.job.to_stdout or options.input == PIPE
+        if once or not upscaler.shrink(info.height, info.width):
+            raise error
+        after = upscaler.describe(info.height, info.width)
+        self.note(
+            f"memory ran out after {self.met.frames} frames with tiles of "
+            f"{before.tile_width}x{before.tile_height}: starting again with tiles of "
+            f"{after.tile_width}x{after.tile_height}"
+        )
+        self.met = Met()
+        self.heard = 0
+
     def carry_out(
         self,
         source: VideoSource,
@@ -133,13 +170,7 @@ class _Run:
     ) -> Receipt:
         job = self.job
         if plan.form is None:
-            overwrite = job.options.overwrite
-            frames = PictureSink(
-                job.output,
-                source,
-                tags=plan.tags,
-                place=lambda path, data: place_file(path, data, overwrite=overwrite),
-            )
+            frames = PictureSink(job.output, source, tags=plan.tags, place=self._place)
             facts, seconds = self._pumped(source, frames, plan, upscaler)
             self.progress.publishing()
             return self._receipt(source, frames, plan, facts, seconds, None)
@@ -152,6 +183,11 @@ class _Run:
             self.progress.publishing()
             place.publish()
         return self._receipt(source, sink, plan, facts, seconds, verification)
+
+    def _place(self, path: Path, data: bytes) -> None:
+        again = path in self.placed  # by this job, before it was started over
+        place_file(path, data, overwrite=self.job.options.overwrite or again)
+        self.placed.add(path)
 
     def _destination(self) -> AbstractContextManager[PartialFile | StandardOutput]:
         if self.job.to_stdout:
@@ -170,17 +206,28 @@ class _Run:
             facts = upscaler.warm_up(source.info.height, source.info.width)
             self.progress.started(self._started(source, plan, facts))
             began = time.monotonic()
-            pump(source, sink, upscaler, facts, plan, lambda batch: self._count(source, batch))
+            pump(
+                source,
+                sink,
+                upscaler,
+                facts,
+                plan,
+                lambda batch: self._count(source, batch),
+                lambda batch, tile: self.met.mend(source, batch, tile),
+            )
             sink.finish()
         except BaseException:
             sink.abort()
             raise
         seconds = time.monotonic() - began
-        if sink.frames != self.done:
+        if sink.frames != self.met.frames:
             raise OutputError(
-                f"{self.done} frames were upscaled and {sink.frames} written; please report this"
+                f"{self.met.frames} frames were upscaled and {sink.frames} written; "
+                "please report this"
             )
-        self._remarks(source, sink)
+        self.note_new(source)
+        for note in remarks(source, sink, self.met, cut=self.job.cut):
+            self.note(note)
         return facts, seconds
 
     def _verified(
@@ -227,7 +274,7 @@ class _Run:
 
     def _spoilt(self, source: VideoSource, sink: Sink) -> bool:
         """Whether the input is damaged, as far as the job has met with it."""
-        frames = self.repeated or self.damaged or self.moved
+        frames = self.met.repeated or self.met.damaged or self.met.moved
         packets = sink.packets_moved or sink.packets_lost
         return bool(frames or packets or source.ended_early)
 
@@ -244,9 +291,10 @@ class _Run:
             input=source.info.path,
             output=self.job.output,
             frames=sink.frames,
-            repeated=tuple(self.repeated),
-            damaged=tuple(self.damaged),
-            moved=tuple(self.moved),
+            repeated=tuple(self.met.repeated),
+            damaged=tuple(self.met.damaged),
+            moved=tuple(self.met.moved),
+            mended=tuple(self.met.mended),
             streams=sink.fates,
             packets=dict(sink.packets_copied),
             residue=(
@@ -286,61 +334,8 @@ class _Run:
         )
 
     def _count(self, source: VideoSource, batch: FrameBatch) -> None:
-        for stamp in batch.times:
-            seconds = round(float(source.seconds(stamp.pts)), 6)
-            if stamp.repeated:
-                self.repeated.append(seconds)
-            if stamp.damaged:
-                self.damaged.append(seconds)
-            if stamp.moved:
-                self.moved.append(seconds)
-        self.done += len(batch.times)
-        self.progress.advanced(self.done)
-
-    def _remarks(self, source: VideoSource, sink: Sink) -> None:
-        """What was found on the way without stopping the job."""
-        self.note_new(source)
-        if self.repeated:
-            self.note(
-                f"{_counted(self.repeated)} could not be decoded: the picture before stands "
-                f"there, at {_places(self.repeated)}"
-            )
-        if self.damaged:
-            self.note(f"{_counted(self.damaged)} came out damaged, at {_places(self.damaged)}")
-        if self.moved:
-            self.note(
-                f"{_counted(self.moved)} had no timestamp or one that did not rise, at "
-                f"{_places(self.moved)}: moved"
-            )
-        for index, count in sink.packets_moved.items():
-            self.note(
-                f"stream {index}: {count} packets had a time that went back and were moved "
-                "after the one before"
-            )
-        for index, count in sink.packets_lost.items():
-            self.note(f"stream {index}: {count} damaged packets are dropped")
-        for index, count in sink.packets_early.items():
-            self.note(
-                f"stream {index}: {count} packets begin before time zero, which the container "
-                "does not hold, and are dropped"
-            )
-        said = source.info.hdr.dynamic if source.info.hdr is not None else ()
-        for kind, count in sink.side_data_lost.items():
-            if kind not in said:
-                self.note(f"dropped, as the encoder does not write it: {kind} (of {count} frames)")
-        residue = source.residue if self.job.cut else {}
-        for index, (before, after) in residue.items():
-            self.note(
-                f"stream {index} is cut between packets: it begins {float(before):.4f} s before "
-                f"the first frame and ends {float(after):.4f} s after the last"
-            )
-        if source.ended_early:
-            promised = source.info.frames
-            of = f" of {promised} promised" if promised else ""
-            self.note(
-                f"the input ends early after {self.done} frames{of}: {source.ended_early}; look "
-                "for a whole copy"
-            )
+        self.met.count(source, batch)
+        self.progress.advanced(self.met.frames)
 
 
 def _expected_frames(source: VideoSource) -> int | None:
@@ -360,12 +355,3 @@ def _expected_frames(source: VideoSource) -> int | None:
 
 def _may_suffer(check: Check) -> bool:
     return check.name == "pictures" or check.name.startswith("stream ")
-
-
-def _counted(seconds: list[float]) -> str:
-    return f"{len(seconds)} frame{'s' * (len(seconds) != 1)}"
-
-
-def _places(seconds: list[float]) -> str:
-    shown = ", ".join(f"{at:.3f} s" for at in seconds[:8])
-    return shown + (f" and {len(seconds) - 8} more" if len(seconds) > 8 else "")

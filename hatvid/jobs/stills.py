@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
-from hatvid.errors import EngineError, InputError, OutputError
+from hatvid.errors import EngineError, InputError, OutOfMemoryError, OutputError
 from hatvid.jobs.partial import PartialFile
 from hatvid.jobs.picture_plan import PicturePlan
 from hatvid.jobs.progress import Progress, Silent, Started
 from hatvid.options import SizeOptions
+from hatvid.resampling import resample
 from hatvid.upscaler import Upscaler
 from hatvid.video.picture_files import encode_picture, fitted
 from hatvid.video.picture_names import picture_format
 from hatvid.video.prefetch import Prefetch, Writer
-from hatvid.video.resize import resample, target_size
+from hatvid.video.resize import target_size
 from hatvid.video.stills import Picture, read_picture
 
 __all__ = ["PictureReceipt", "place_file", "run_pictures"]
@@ -196,10 +197,19 @@ class _Run:
         if self.facts is None:
             self.facts = self._started(target, picture, wide, high)
             self.progress.started(self.facts)
-        try:
-            return _enlarged(picture, self.upscaler, wide, high)
-        except EngineError as error:
-            raise EngineError(f"{path}: {error}") from error
+        while True:
+            try:
+                return _enlarged(picture, self.upscaler, wide, high)
+            except OutOfMemoryError as error:
+                if not self.upscaler.shrink(height, width):
+                    raise OutOfMemoryError(f"{path}: {error}") from error
+                after = self.upscaler.describe(height, width)
+                self._note(
+                    f"{path.name}: memory ran out: once more with tiles of "
+                    f"{after.tile_width}x{after.tile_height}"
+                )
+            except EngineError as error:
+                raise EngineError(f"{path}: {error}") from error
 
     def _say(self, path: Path, text: str) -> None:
         """Once when it is first met, so that many pictures do not say it many times."""
@@ -264,7 +274,10 @@ def _enlarged(picture: Picture, upscaler: Upscaler, width: int, height: int) -> 
 def _through(rgb: Tensor, upscaler: Upscaler, width: int, height: int) -> Tensor:
     larger = resample(upscaler(rgb), height, width).cpu()
     if not torch.isfinite(larger).all():
-        raise EngineError("the network gave values that are no numbers; try --precision fp32")
+        raise EngineError(
+            "the network gave values that are no numbers even in fp32; look at the checkpoint "
+            "with hatvid models check"
+        )
     return larger
 
 

@@ -269,8 +269,8 @@ class HAT(nn.Module):
         self.conv_before_upsample = nn.Sequential(
             nn.Conv2d(dim, config.num_feat, 3, padding=1), nn.LeakyReLU()
         )
-        self.upsample = Upsample(config.upscale, config.num_feat)
-        self.conv_last = nn.Conv2d(config.num_feat, config.num_in_ch, 3, padding=1)
+        self.upsample: nn.Module = Upsample(config.upscale, config.num_feat)
+        self.conv_last: nn.Module = nn.Conv2d(config.num_feat, config.num_in_ch, 3, padding=1)
 
         self.apply(self._initialise)
         self.register_buffer("pad_rows", None, persistent=False)
@@ -290,6 +290,11 @@ class HAT(nn.Module):
             nn.init.normal_(module.weight, std=0.02)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+
+    @property
+    def scale(self) -> int:
+        """Output pixels an input pixel, along each axis."""
+        return self.config.upscale
 
     @property
     def prepared(self) -> tuple[int, int] | None:

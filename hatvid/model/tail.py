@@ -72,15 +72,17 @@ def collapse_tail(model: HAT) -> HAT:
 
     Args:
         model: of any scale; it is not changed, and its parameters are shared. One of
-            scale 1 has nothing to collapse and is given back.
+            scale 1, or collapsed before, has nothing to collapse and is given back.
 
     Returns:
         A HAT whose ``upsample`` is a :class:`CollapsedTail` and whose ``conv_last`` does
         nothing.
     """
-    if not isinstance(model.upsample, Upsample) or model.config.upscale == 1:
+    upsample, last = model.upsample, model.conv_last
+    if not isinstance(upsample, Upsample) or model.scale == 1:
         return model
-    tail = CollapsedTail(model.upsample, model.conv_last, model.config.upscale)
+    assert isinstance(last, nn.Conv2d)  # as long as the layers before it are there
+    tail = CollapsedTail(upsample, last, model.scale)
     memo: dict[int, object] = {id(p): p for p in model.parameters()}
     collapsed = copy.deepcopy(model, memo)
     collapsed.upsample = tail

@@ -1,15 +1,12 @@
-"""Resampling to a size that no whole scale gives."""
+"""Sizes that no whole scale gives."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
-from torch import Tensor
-from torch.nn.functional import interpolate
-
 from hatvid.options import SizeOptions
 
-__all__ = ["aspect_after", "resample", "target_size"]
+__all__ = ["aspect_after", "target_size"]
 
 
 def target_size(
@@ -47,24 +44,6 @@ def aspect_after(
     if before[0] * after[1] == before[1] * after[0]:
         return sample_aspect_ratio
     return (sample_aspect_ratio or 1) * Fraction(before[0] * after[1], before[1] * after[0])
-
-
-def resample(rgb: Tensor, height: int, width: int) -> Tensor:
-    """Bicubic (Keys, a = -1/2), widened on the way down so that nothing aliases.
-
-    Args:
-        rgb: (N, C, H, W) floating point.
-        height: of the result.
-        width: of the result.
-
-    Returns:
-        (N, C, height, width), not clamped; ``rgb`` itself if it has that size.
-    """
-    if rgb.shape[-2:] == (height, width):
-        return rgb
-    return interpolate(
-        rgb, size=(height, width), mode="bicubic", align_corners=False, antialias=True
-    )
 
 
 def _nearest(side: Fraction, even: bool) -> int:

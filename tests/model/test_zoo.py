@@ -13,28 +13,32 @@ import pytest
 
 from hatvid.errors import CheckpointError, OptionError, UnknownModelError
 from hatvid.model import zoo
-from hatvid.model.zoo import EMBEDDED, load_model, resolve_model
+from hatvid.model.catalog import EMBEDDED, KNOWN, PUBLISHED, KnownModel
+from hatvid.model.zoo import load_model, model_path, models_folder, resolve_model
 
 
 def test_auto_takes_the_scale() -> None:
     assert resolve_model("auto", 4).name == "hat-nano-x4"
     assert resolve_model("auto", 2).name == "hat-nano-x2"
     assert resolve_model("auto").scale == 4
-    assert load_model("auto", 2).config.upscale == 2
+    assert load_model("auto", 2).scale == 2
 
 
 def test_auto_without_a_model_of_that_scale() -> None:
-    with pytest.raises(OptionError, match=r"by 3 .*2, 4.*--model PATH"):
-        resolve_model("auto", 3)
+    """The next larger one stands in: what it gives is reduced."""
+    found = resolve_model("auto", 3)
+    assert (found.name, found.scale) == ("hat-nano-x4", 4)
+    with pytest.raises(OptionError, match=r"by 8 .*2, 4.*--model PATH"):
+        resolve_model("auto", 8)
 
 
 @pytest.mark.parametrize("entry", EMBEDDED, ids=lambda entry: entry.name)
-def test_embedded_models_are_as_recorded(entry: zoo.EmbeddedModel) -> None:
+def test_embedded_models_are_as_recorded(entry: KnownModel) -> None:
     found = resolve_model(entry.name)
     assert hashlib.sha256(found.path.read_bytes()).hexdigest() == entry.sha256
     assert entry.sha256 in found.path.with_name("CARD.md").read_text(encoding="utf-8")
     model = load_model(entry.name)
-    assert model.config.upscale == entry.scale
+    assert model.scale == entry.scale
     assert not model.training
 
 
@@ -57,18 +61,23 @@ def test_an_embedded_model_that_is_not_as_shipped(
 @pytest.mark.parametrize("load", [resolve_model, load_model])
 def test_known_name_with_another_scale(load: object) -> None:
     assert callable(load)
-    with pytest.raises(OptionError, match="hat-nano-x4 upscales by 4, not by 2; choose scale 4"):
-        load("hat-nano-x4", 2)
+    with pytest.raises(OptionError, match="hat-nano-x2 upscales by 2, not by 4; choose scale 2"):
+        load("hat-nano-x2", 4)
 
 
 def test_path_with_another_scale(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
-    path.write_bytes(resolve_model("hat-nano-x4").path.read_bytes())
-    found = resolve_model(str(path), 2)
+    path.write_bytes(resolve_model("hat-nano-x2").path.read_bytes())
+    found = resolve_model(str(path), 4)
     assert (found.name, found.path, found.scale) == ("mine", path, None)
-    with pytest.raises(OptionError, match="mine upscales by 4, not by 2"):
-        load_model(str(path), 2)
-    assert load_model(str(path), 4).config.upscale == 4
+    with pytest.raises(OptionError, match="mine upscales by 2, not by 4"):
+        load_model(str(path), 4)
+    assert load_model(str(path), 2).scale == 2
+
+
+def test_what_is_larger_will_do() -> None:
+    assert resolve_model("hat-nano-x4", 2).scale == 4
+    assert load_model("hat-nano-x4", 3).scale == 4
 
 
 @pytest.mark.parametrize("name", ["gone.pth", "gone.SAFETENSORS", "gone.ckpt", f"a{os.sep}gone"])
@@ -80,13 +89,13 @@ def test_missing_path(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["hat-nano", "HAT-NANO-X4", "hat-nanox4"])
 def test_unknown_name_with_a_close_one(name: str) -> None:
-    with pytest.raises(UnknownModelError, match=r"did you mean hat-nano-x4\?.*hat-nano-x2"):
+    with pytest.raises(UnknownModelError, match=r"did you mean hat-nano-x4\?.*models list"):
         resolve_model(name)
 
 
 @pytest.mark.parametrize("name", ["", "zzz"])
 def test_unknown_name(name: str) -> None:
-    with pytest.raises(UnknownModelError, match="known are hat-nano-x2, hat-nano-x4") as caught:
+    with pytest.raises(UnknownModelError, match="see hatvid models list") as caught:
         resolve_model(name)
     assert "did you mean" not in str(caught.value)
     assert caught.value.exit_code == 2
@@ -96,6 +105,33 @@ def test_a_file_without_a_suffix_is_a_path(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "weights").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
     assert resolve_model("weights").path == Path("weights")
+
+
+def test_a_published_model_that_is_not_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HATVID_MODELS", str(tmp_path))
+    assert models_folder() == tmp_path
+    with pytest.raises(
+        CheckpointError, match="fetch it with: hatvid models pull hat-l-x4"
+    ) as caught:
+        resolve_model("hat-l-x4", 2)
+    assert caught.value.exit_code == 1
+    # One of that name with other bytes is not loaded.
+    (tmp_path / KNOWN["hat-l-x4"].filename).write_bytes(b"PK\x03\x04 something else")
+    with pytest.raises(CheckpointError, match=r"is not the hat-l-x4.*hatvid models pull hat-l-x4"):
+        load_model("hat-l-x4")
+
+
+def test_the_list_is_consistent() -> None:
+    assert len(KNOWN) == len(EMBEDDED) + len(PUBLISHED)
+    for model in KNOWN.values():
+        assert len(bytes.fromhex(model.sha256)) == 32
+        assert model.name.endswith(f"-x{model.scale}")
+        assert all(url.startswith("https://") and url.endswith(".pth") for url in model.mirrors)
+        assert model_path(model).name == model.filename
+    assert len({model.filename for model in KNOWN.values()}) == len(KNOWN)
+    assert len({model.sha256 for model in KNOWN.values()}) == len(KNOWN)
 
 
 def test_resolving_does_not_import_torch() -> None:

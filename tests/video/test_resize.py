@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hatvid.options import SizeOptions
-from hatvid.video.resize import aspect_after, resample, target_size
+from hatvid.resampling import resample
+from hatvid.video.resize import aspect_after, target_size
 
 SIDES = st.integers(1, 5000)
 

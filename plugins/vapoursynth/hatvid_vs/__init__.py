@@ -38,7 +38,7 @@ def upscale(
 
     Args:
         clip: RGBS, of constant format and size.
-        scale: what the model must have.
+        scale: what comes out; a larger model is reduced to it.
         model: a known name, the path of a checkpoint, or ``auto``: the embedded model
             of that scale.
         engine: see :class:`hatvid.options.EngineOptions`, as ``precision``, ``device``

@@ -1,0 +1,154 @@
+"""How frames of one size are run: in tiles, or whole in chunks of windows.
+
+What ``auto`` stands for is decided here, by the memory that is free and by what a
+network takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import lcm
+
+import torch
+
+from hatvid.engine.memory import (
+    MEMORY_SHARE,
+    MIN_TILE,
+    available_memory,
+    bytes_per_pixel,
+    choose_tile,
+)
+from hatvid.errors import OptionError
+from hatvid.model.forms import Forms
+from hatvid.options import WINDOW, TileOptions
+from hatvid.tiling import TilePlan
+
+__all__ = ["FramePlan", "FramePlanner"]
+
+GIGABYTE = 10**9
+
+
+@dataclass(frozen=True)
+class FramePlan:
+    """How frames of one size are run."""
+
+    tiles: TilePlan
+
+    chunked: bool = False
+    """The one tile is the whole frame, and the network goes through it in chunks of
+    windows: the same result, in less memory."""
+
+
+class FramePlanner:
+    """Plans each frame size once, and holds to it.
+
+    Args:
+        forms: of the network.
+        scale: of the network.
+        engine: that runs the tiles.
+        fixed: the engine was asked for by name, and no other may take its place.
+        options: tile, overlap, batch.
+        device: whose memory counts.
+    """
+
+    def __init__(
+        self,
+        forms: Forms,
+        *,
+        scale: int,
+        engine: str,
+        fixed: bool,
+        options: TileOptions,
+        device: torch.device,
+    ) -> None:
+        self._forms = forms
+        self._scale = scale
+        self._engine = engine
+        self._fixed = fixed
+        self._options = options
+        self._device = device
+        self._bytes_per_pixel: int | None = None
+        self._plans: dict[tuple[int, int], FramePlan] = {}
+
+    @property
+    def batch(self) -> int:
+        """Tiles in one call of the engine."""
+        # One tile keeps all cores busy, and a larger tile is better than more of them.
+        return 1 if self._options.batch == "auto" else self._options.batch
+
+    def plan(self, height: int, width: int) -> FramePlan:
+        """Of frames of one size, the same whenever it is asked for.
+
+        Raises:
+            OptionError: the size is not possible, or the whole frame does not fit.
+        """
+        if (height, width) not in self._plans:
+            tile = self._options.tile
+            if tile == "auto":
+                plan = self._auto(height, width)
+            elif tile == 0:
+                plan = FramePlan(self._cut(height, width, 0), self._in_chunks(height, width))
+            else:
+                plan = FramePlan(self._cut(height, width, tile))
+            self._plans[height, width] = plan
+        return self._plans[height, width]
+
+    def shrink(self, height: int, width: int) -> bool:
+        """Take smaller tiles for frames of one size from now on.
+
+        Returns:
+            False if the whole frame was asked for, or the tiles are at their smallest.
+        """
+        now = self.plan(height, width).tiles
+        least = max(MIN_TILE, -(-2 * self._options.overlap // 16) * 16)
+        longer = max(now.tile_height, now.tile_width)
+        if self._options.tile == 0 or longer <= least:
+            return False
+        tile = max(least, longer // 2 // 16 * 16)
+        self._plans[height, width] = FramePlan(self._cut(height, width, tile))
+        return True
+
+    def _cut(self, height: int, width: int, tile: int) -> TilePlan:
+        grid = self._forms.grid
+        if tile:
+            grid = lcm(grid, WINDOW)
+        return TilePlan.make(height, width, tile=tile, overlap=self._options.overlap, grid=grid)
+
+    def _auto(self, height: int, width: int) -> FramePlan:
+        free = self._free(height, width)
+        if self._engine == "eager" and self._forms.rewritable:
+            needed = self._forms.whole_bytes(height, width, self.batch)
+            if needed <= free * MEMORY_SHARE:
+                return FramePlan(self._cut(height, width, 0), chunked=True)
+        tile = choose_tile(height, width, self._cost(), free, self._options.overlap)
+        return FramePlan(self._cut(height, width, tile))
+
+    def _in_chunks(self, height: int, width: int) -> bool:
+        """Whether a whole frame that was asked for has to be run in chunks."""
+        if not self._forms.rewritable:
+            return False
+        if self._engine == "eager":
+            return True
+        free = self._free(height, width)
+        if choose_tile(height, width, self._cost(), free, self._options.overlap) == 0:
+            return False
+        if self._fixed:
+            needed = self._cost() * height * width / GIGABYTE
+            raise OptionError(
+                f"engine {self._engine} takes about {needed:.1f} GB for a whole frame of "
+                f"{width}x{height}, and {free / GIGABYTE:.1f} GB are free; engine eager runs it "
+                "in chunks, or choose tile auto"
+            )
+        return True
+
+    def _cost(self) -> int:
+        if self._bytes_per_pixel is None:
+            self._bytes_per_pixel = bytes_per_pixel(
+                self._forms.form(), scale=self._scale, engine=self._engine
+            )
+        return self._bytes_per_pixel * self.batch
+
+    def _free(self, height: int, width: int) -> int:
+        # The result itself, and the strip of it that is being put together.
+        result = 2 * height * width * 3 * self._scale**2 * torch.float32.itemsize
+        return max(available_memory(self._device) - result, 0)

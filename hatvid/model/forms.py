@@ -1,0 +1,76 @@
+"""The forms of one network that engines are given: rewritten, and whole in chunks.
+
+A HAT always runs with its tail collapsed, which is the same function in a tenth of the
+tail's arithmetic. For fp16 and bf16 in PyTorch it is rescaled and brought to that
+precision; for whole frames it is run in chunks of windows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hatvid.model.calibration import calibration_picture
+from hatvid.model.hat import HAT
+from hatvid.model.precision import RescalePlan, lower_precision, plan_rescale
+from hatvid.model.tail import collapse_tail
+from hatvid.model.whole import WholeFrame
+from hatvid.model.whole_memory import live_bytes
+from hatvid.options import WINDOW
+
+__all__ = ["Forms"]
+
+LOW = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Forms:
+    """Made when they are first asked for, then kept; they share parameters.
+
+    Args:
+        module: a HAT, or any other network, which has one form only. It is not changed.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._hat = collapse_tail(module) if isinstance(module, HAT) else None
+        self._module = module if self._hat is None else self._hat
+        self._made: dict[str, HAT] = {}
+        self._plan: RescalePlan | None = None
+
+    @property
+    def grid(self) -> int:
+        """What the height and width of an input must be multiples of."""
+        if self._hat is not None:
+            return self._hat.config.window_size
+        return getattr(self._module, "grid", WINDOW)
+
+    @property
+    def rewritable(self) -> bool:
+        """Whether there are other forms than ``form()``."""
+        return self._hat is not None
+
+    def form(self, precision: str = "fp32", *, chunked: bool = False) -> nn.Module:
+        """The network as PyTorch is to run it, or a compiler to read it.
+
+        Args:
+            precision: what PyTorch computes in; compilers choose themselves.
+            chunked: in chunks of windows.
+        """
+        if self._hat is None:
+            return self._module
+        network = self._in(precision, self._hat)
+        return WholeFrame(network) if chunked else network
+
+    def whole_bytes(self, height: int, width: int, batch: int) -> int:
+        """What whole frames take in chunks, in fp32."""
+        assert self._hat is not None
+        return live_bytes(self._hat, height, width, batch=batch)
+
+    def _in(self, precision: str, network: HAT) -> HAT:
+        if precision == "fp32":
+            return network
+        if precision not in self._made:
+            if self._plan is None:
+                # By a fixed picture: what is computed must not hang on the first frame.
+                self._plan = plan_rescale(network, calibration_picture())
+            self._made[precision] = lower_precision(network, LOW[precision], self._plan)
+        return self._made[precision]

@@ -1,0 +1,199 @@
+"""Batches of tiles through engines: built when needed, the precision decided once, and
+tiles that ran out of range computed again."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from hatvid.engine import Engine, ResolvedEngine, TileSpec
+from hatvid.engine.fidelity import Fidelity, compare, is_flat, probe
+from hatvid.engine.sentinel import suspects
+from hatvid.errors import EngineError, OptionError
+from hatvid.model.forms import Forms
+from hatvid.options import Precision
+
+__all__ = ["EngineFactory", "TileRunner"]
+
+EngineFactory = Callable[[nn.Module, TileSpec, ResolvedEngine, str | None], Engine]
+"""Like :func:`hatvid.engine.build_engine`."""
+
+_ENGINES_KEPT = 2
+
+_Key = tuple[TileSpec, bool, str]
+"""Shape, whether in chunks, precision."""
+
+_log = logging.getLogger(__name__)
+
+
+class TileRunner:
+    """Runs batches of tiles of any shape through one network.
+
+    In fp16 and bf16 every tile is looked at (:mod:`hatvid.engine.sentinel`); one that
+    ran out of range is computed again in fp32.
+
+    Args:
+        forms: of the network.
+        resolved: which engine runs it.
+        asked: the precision as it was asked for.
+        factory: builds engines.
+        fingerprint: names the network's weights and configuration exactly; None keeps
+            no compiled model on disk.
+
+    Raises:
+        OptionError: only HAT can be brought to the precision.
+    """
+
+    def __init__(
+        self,
+        forms: Forms,
+        resolved: ResolvedEngine,
+        *,
+        asked: Precision,
+        factory: EngineFactory,
+        fingerprint: str | None,
+    ) -> None:
+        self._forms: Forms | None = forms
+        self._resolved = _possible(resolved, forms)
+        self._asked = asked
+        self._factory = factory
+        self._fingerprint = fingerprint
+        self._engines: OrderedDict[_Key, Engine] = OrderedDict()
+        self.fidelity: Fidelity | None = None
+        """What the precision was decided by, if it was."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where results are."""
+        return self._resolved.device
+
+    def resolved(self, *, chunked: bool) -> ResolvedEngine:
+        """The engine that runs tiles, or whole frames in chunks: PyTorch's business alone."""
+        if not chunked or self._resolved.engine == "eager":
+            return self._resolved
+        precision = "fp32" if self._asked == "auto" else self._asked
+        return replace(self._resolved.settled(precision), engine="eager")
+
+    def warm_up(self, spec: TileSpec, tiles: Tensor, *, chunked: bool = False) -> None:
+        """Build the engine for a spec.
+
+        Args:
+            tiles: (n, C, H, W), at most a batch; the precision is decided by them if need be.
+        """
+        self._engine(spec, _fill(tiles, spec.batch), chunked)
+
+    def run(
+        self, spec: TileSpec, part: Tensor, *, chunked: bool = False
+    ) -> tuple[Tensor, list[int]]:
+        """Run one batch.
+
+        Args:
+            part: (n, C, H, W), at most a batch; a short one is filled up by repeating its
+                last tile.
+            chunked: the tile is a whole frame, run in chunks.
+
+        Returns:
+            (n, C, sH, sW), valid until the next call, and the numbers of the tiles in it
+            that were computed again in fp32.
+
+        Raises:
+            EngineError: the engine cannot be built, or failed.
+        """
+        filled = _fill(part, spec.batch)
+        engine = self._engine(spec, filled, chunked)
+        larger = engine.run(filled)[: len(part)]
+        if engine.precision == "fp32":
+            return larger, []
+        again: list[int] = suspects(part, larger).nonzero().flatten().tolist()
+        if again:
+            larger = larger.clone()  # the engine's own buffer may be used by the other
+            exact = self._built(spec, chunked, self.resolved(chunked=chunked).settled("fp32"))
+            larger[again] = exact.run(_fill(part[again], spec.batch))[: len(again)]
+        return larger, again
+
+    def drop_engines(self) -> None:
+        """Free the engines; they are built again when they are needed."""
+        while self._engines:
+            self._engines.popitem()[1].close()
+
+    def close(self) -> None:
+        """Free engines and network. Running afterwards is an error."""
+        self.drop_engines()
+        self._forms = None
+
+    def _engine(self, spec: TileSpec, tiles: Tensor, chunked: bool) -> Engine:
+        """The engine for a spec; ``tiles``, one batch, decide the precision if need be."""
+        if self.resolved(chunked=chunked).tentative:
+            self._decide_precision(spec, tiles, chunked)
+        return self._built(spec, chunked, self.resolved(chunked=chunked))
+
+    def _built(self, spec: TileSpec, chunked: bool, resolved: ResolvedEngine) -> Engine:
+        key = (spec, chunked, resolved.precision)
+        if key not in self._engines:
+            while len(self._engines) >= _ENGINES_KEPT:
+                self._engines.popitem(last=False)[1].close()
+            self._engines[key] = self._make(spec, chunked, resolved)
+        self._engines.move_to_end(key)
+        return self._engines[key]
+
+    def _make(self, spec: TileSpec, chunked: bool, resolved: ResolvedEngine) -> Engine:
+        if self._forms is None:
+            raise EngineError("the upscaler was closed; make a new one")
+        inside = resolved.precision if resolved.engine == "eager" else "fp32"
+        network = self._forms.form(inside, chunked=chunked)
+        return self._factory(network, spec, resolved, self._fingerprint)
+
+    def _decide_precision(self, spec: TileSpec, tiles: Tensor, chunked: bool) -> None:
+        """Keep the faster precision if its output is near enough to that of fp32."""
+        tiles = probe(spec) if is_flat(tiles) else tiles
+        fp32 = self._resolved.settled("fp32")
+        fast = self._resolved.settled(self._resolved.precision)
+        # One after the other: both at once would take twice the memory.
+        engine = self._make(spec, chunked, fp32)
+        try:
+            reference = engine.run(tiles).clone()
+        finally:
+            engine.close()
+        del engine
+        engine = self._make(spec, chunked, fast)
+        try:
+            self.fidelity = compare(reference, engine.run(tiles))
+        except BaseException:
+            engine.close()
+            raise
+        chosen = fast if self.fidelity.sufficient else fp32
+        _log.info(
+            "%s against fp32: SNR %.1f dB, largest error %.5f; running in %s",
+            fast.precision,
+            self.fidelity.snr,
+            self.fidelity.max_error,
+            chosen.precision,
+        )
+        if chosen is fast:
+            self._engines[spec, chunked, fast.precision] = engine
+        else:
+            engine.close()
+        self._resolved = chosen
+
+
+def _possible(resolved: ResolvedEngine, forms: Forms) -> ResolvedEngine:
+    """What PyTorch computes in fp16 or bf16 must have been brought to it, as only HAT can be."""
+    if resolved.engine != "eager" or resolved.precision == "fp32" or forms.rewritable:
+        return resolved
+    if resolved.tentative:
+        return resolved.settled("fp32")
+    raise OptionError(
+        f"in {resolved.precision} engine eager runs HAT alone; "
+        "choose precision fp32 for this network"
+    )
+
+
+def _fill(part: Tensor, batch: int) -> Tensor:
+    """A short batch, filled up by repeating its last tile."""
+    missing = batch - len(part)
+    return torch.cat([part, part[-1:].expand(missing, -1, -1, -1)]) if missing else part

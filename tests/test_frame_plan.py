@@ -1,0 +1,142 @@
+"""What is decided for a frame size, and that whole frames in chunks are the network itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import hatvid.engine
+import hatvid.frame_plan
+from hatvid.engine.fidelity import compare
+from hatvid.errors import OptionError
+from hatvid.model.hat import HAT, HATConfig
+from hatvid.options import EngineName, EngineOptions, Precision, TileOptions
+from hatvid.upscaler import MendedTile, Upscaler
+
+SIZE = (50, 75)
+
+
+@pytest.fixture(scope="module")
+def model() -> HAT:
+    """Two groups of two blocks, weights redrawn."""
+    config = HATConfig(
+        embed_dim=12,
+        depths=(2, 2),
+        num_heads=(2, 2),
+        compress_ratio=3,
+        squeeze_factor=6,
+        num_feat=8,
+        upscale=2,
+    )
+    generator = torch.Generator().manual_seed(3)
+    built = HAT(config).eval().requires_grad_(False)
+    for parameter in built.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    built.conv_last.weight *= 0.1  # what comes out is to look like a picture to the sentinel
+    return built
+
+
+@pytest.fixture(scope="module")
+def frames() -> Tensor:
+    return torch.rand((2, 3, *SIZE), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def cpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A CPU with OpenVINO and plenty of memory."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(hatvid.engine, "_openvino_runs", lambda: True)
+    monkeypatch.setattr(hatvid.engine, "_native_bf16", lambda: True)
+    monkeypatch.setattr(hatvid.frame_plan, "available_memory", lambda device: 10**12)
+    return monkeypatch
+
+
+def upscaler(
+    model: HAT,
+    tile: int | None,
+    engine: EngineName = "auto",
+    precision: Precision = "auto",
+) -> Upscaler:
+    return Upscaler(
+        model,
+        scale=2,
+        engine_options=EngineOptions(engine=engine, precision=precision, threads=1),
+        tile_options=TileOptions(tile="auto" if tile is None else tile, overlap=16),
+    )
+
+
+def test_pytorch_runs_whole_frames_in_chunks(model: HAT, cpu: pytest.MonkeyPatch) -> None:
+    for tile in (None, 0):
+        facts = upscaler(model, tile, "eager").describe(*SIZE)
+        assert (facts.chunked, facts.tiles, facts.engine) == (True, 1, "eager")
+    assert not upscaler(model, 32, "eager").describe(*SIZE).chunked
+
+
+def test_auto_takes_tiles_where_not_even_chunks_fit(model: HAT, cpu: pytest.MonkeyPatch) -> None:
+    cpu.setattr(hatvid.frame_plan, "available_memory", lambda device: 10**6)
+    facts = upscaler(model, None, "eager").describe(500, 500)
+    assert not facts.chunked
+    assert facts.tiles > 1
+
+
+def test_a_whole_frame_that_fits_stays_with_the_fast_engine(
+    model: HAT, cpu: pytest.MonkeyPatch
+) -> None:
+    facts = upscaler(model, 0).describe(*SIZE)
+    assert (facts.chunked, facts.engine, facts.tiles) == (False, "openvino", 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision"), [("auto", "fp32"), ("fp32", "fp32"), ("bf16", "bf16")]
+)
+def test_one_that_does_not_fit_goes_to_pytorch_in_chunks(
+    model: HAT, cpu: pytest.MonkeyPatch, asked: Precision, precision: str
+) -> None:
+    cpu.setattr(hatvid.frame_plan, "available_memory", lambda device: 10**6)
+    facts = upscaler(model, 0, precision=asked).describe(*SIZE)
+    assert (facts.chunked, facts.engine, facts.precision) == (True, "eager", precision)
+    with pytest.raises(OptionError, match="engine eager runs it in chunks"):
+        upscaler(model, 0, "openvino").describe(*SIZE)
+
+
+def test_whole_frames_in_chunks_are_the_network_itself(model: HAT, frames: Tensor) -> None:
+    expected = model(frames)
+    result = upscaler(model, 0, "eager")(frames)
+    torch.testing.assert_close(result, expected, atol=2e-5 * float(expected.std()), rtol=0)
+
+
+@pytest.mark.parametrize(("precision", "least"), [("fp16", 50.0), ("bf16", 30.0)])
+@pytest.mark.parametrize("tile", [0, 32])
+def test_low_precisions_of_pytorch(
+    model: HAT, frames: Tensor, precision: Precision, least: float, tile: int
+) -> None:
+    exact = upscaler(model, tile, "eager", "fp32")(frames)
+    up = upscaler(model, tile, "eager", precision)
+    mended: list[MendedTile] = []
+    result = up(frames, mended=mended.append)
+    assert mended == []
+    assert up.describe(*SIZE).precision == precision
+    snr = compare(exact, result).snr
+    assert least < snr < 90, snr
+
+
+def test_a_window_of_another_size_is_padded_as_published(frames: Tensor) -> None:
+    generator = torch.Generator().manual_seed(4)
+    config = HATConfig(
+        embed_dim=8,
+        depths=(2,),
+        num_heads=(2,),
+        window_size=8,
+        squeeze_factor=4,
+        num_feat=4,
+        upscale=2,
+    )
+    built = HAT(config).eval().requires_grad_(False)
+    for parameter in built.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    expected = built(frames)  # 50x75 becomes 56x80, not 64x80
+    for engine in ("eager", "openvino"):
+        result = upscaler(built, 0, engine, "fp32")(frames)
+        scale = float(expected.std())
+        torch.testing.assert_close(result, expected, atol=1e-4 * scale, rtol=0)
