@@ -17,7 +17,7 @@ from hatvid.engine import TileSpec, build_engine, resolve_engine
 from hatvid.engine.fidelity import Fidelity, probe
 from hatvid.errors import OptionError
 from hatvid.frame_plan import FramePlan, FramePlanner
-from hatvid.model.checkpoint import state_dict_hash
+from hatvid.model.fingerprint import state_dict_hash
 from hatvid.model.forms import Forms
 from hatvid.model.zoo import load_model, resolve_model
 from hatvid.options import (
@@ -173,7 +173,7 @@ class Upscaler:
         device: str = "auto",
         threads: int | None = None,
     ) -> Self:
-        """Load a HAT and choose how to run it.
+        """Load a network and choose how to run it.
 
         Args:
             name_or_path: a known name, the path of a checkpoint, or ``auto``: the
@@ -202,7 +202,7 @@ class Upscaler:
         model = load_model(wanted, scale)
         return cls(
             model,
-            scale=model.config.upscale,
+            scale=model.scale,
             output_scale=scale,
             engine_options=engine_options,
             tile_options=tile_options,

@@ -10,33 +10,39 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hatvid.model.attention import WindowTables
     from hatvid.model.blocks import CAB, HAB, OCAB, RHAG
     from hatvid.model.checkpoint import (
         config_from_state_dict,
         load_checkpoint,
         read_state_dict,
-        state_dict_hash,
     )
+    from hatvid.model.fingerprint import state_dict_hash
+    from hatvid.model.foreign import ForeignModel, load_network
     from hatvid.model.hat import HAT, HATConfig
     from hatvid.model.zoo import ResolvedModel, load_model, resolve_model
 
 __all__ = [
     "CAB",
+    "ForeignModel",
     "HAB",
     "HAT",
     "HATConfig",
     "OCAB",
     "RHAG",
     "ResolvedModel",
+    "WindowTables",
     "config_from_state_dict",
     "load_checkpoint",
     "load_model",
+    "load_network",
     "read_state_dict",
     "resolve_model",
     "state_dict_hash",
 ]
 
 _HOME = {
+    "WindowTables": "attention",
     "CAB": "blocks",
     "HAB": "blocks",
     "OCAB": "blocks",
@@ -46,7 +52,9 @@ _HOME = {
     "config_from_state_dict": "checkpoint",
     "load_checkpoint": "checkpoint",
     "read_state_dict": "checkpoint",
-    "state_dict_hash": "checkpoint",
+    "state_dict_hash": "fingerprint",
+    "ForeignModel": "foreign",
+    "load_network": "foreign",
     "ResolvedModel": "zoo",
     "load_model": "zoo",
     "resolve_model": "zoo",

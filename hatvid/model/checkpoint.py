@@ -7,7 +7,6 @@ What the network is made of is read off the shapes of its tensors.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -20,16 +19,16 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hatvid.errors import CheckpointError
 from hatvid.model.hat import HAT, HATConfig
 
 __all__ = [
+    "build_hat",
     "config_from_state_dict",
     "load_checkpoint",
     "read_state_dict",
-    "state_dict_hash",
 ]
 
 WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")
@@ -39,6 +38,7 @@ PREFIXES = ("module.", "netG.")
 """What wrappers of the network put before each name."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 INDEX_SA, INDEX_OCA = "relative_position_index_SA", "relative_position_index_OCA"
 INDEXES = (INDEX_SA, INDEX_OCA)
 
@@ -61,7 +61,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
         path: a ``.safetensors`` file, or one written by ``torch.save``.
 
     Returns:
-        Name -> tensor on the CPU: floating-point ones in float32, index tables int64.
+        Name -> tensor on the CPU: floating-point ones in float32, HAT's index tables
+        int64, other whole numbers as they are.
 
     Raises:
         CheckpointError: the file is missing, unreadable, damaged, or holds code; it
@@ -188,6 +189,8 @@ def _plain(path: Path, key: str, value: Tensor) -> Tensor:
         raise CheckpointError(f"{where} repeats its values; give weights that are stored in full")
     if key in INDEXES and value.dtype in (torch.int32, torch.int64):
         return value.long().contiguous()
+    if value.dtype in WHOLE:  # index tables and counters of networks that are no HAT
+        return value.contiguous()
     if value.dtype not in FLOATS:
         name = str(value.dtype).removeprefix("torch.")
         raise CheckpointError(f"{where} is {name}, not floating point; give unquantised weights")
@@ -311,8 +314,31 @@ def load_checkpoint(path: str | os.PathLike[str], *, conv_scale: float | None = 
         CheckpointError: the file cannot be read, is not the checkpoint of a HAT, lacks
             tensors or has others, or has tensors of the wrong shape.
     """
-    state_dict = read_state_dict(path)
+    return build_hat(path, read_state_dict(path), conv_scale=conv_scale)
+
+
+def build_hat(
+    path: str | os.PathLike[str],
+    state_dict: Mapping[str, Tensor],
+    *,
+    conv_scale: float | None = None,
+) -> HAT:
+    """Build the HAT that a state dict holds.
+
+    Args:
+        path: where it was read, for messages.
+        state_dict: from :func:`read_state_dict`.
+        conv_scale: as for :func:`config_from_state_dict`.
+
+    Returns:
+        As :func:`load_checkpoint`.
+
+    Raises:
+        CheckpointError: it is not that of a HAT, lacks tensors or has others, or has
+            tensors of the wrong shape or kind.
+    """
     try:
+        _check_floats(state_dict)
         config = config_from_state_dict(state_dict, conv_scale=conv_scale)
         # Sizes that a file claims cost nothing until they are known to be its own.
         with torch.device("meta"):
@@ -324,6 +350,13 @@ def load_checkpoint(path: str | os.PathLike[str], *, conv_scale: float | None = 
         raise CheckpointError(f"{path}: {error}") from error
     model.load_state_dict(state_dict, strict=True)
     return model.eval().requires_grad_(False)
+
+
+def _check_floats(state_dict: Mapping[str, Tensor]) -> None:
+    for key, value in state_dict.items():
+        if key not in INDEXES and value.dtype in WHOLE:
+            name = str(value.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{key} is {name}, not floating point; give unquantised weights")
 
 
 def _check_fit(state_dict: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -357,30 +390,3 @@ def _check_indexes(state_dict: Mapping[str, Tensor], model: HAT) -> None:
         rows = int(ours.max()) - int(ours.min()) + 1
         if not torch.equal(state_dict[name] % rows, ours % rows):
             raise CheckpointError(f"{name} is not the published table; the file is damaged")
-
-
-def state_dict_hash(module: nn.Module) -> str:
-    """Tell one network from another, for the keys of caches.
-
-    Covers each tensor of the state dict (name, dtype, shape, bytes), the config if it
-    has one, and each submodule's class and plain numbers that shape its result, which
-    a rewrite of a built model may change.
-
-    Returns:
-        SHA-256, 64 hexadecimal digits.
-    """
-    digest = hashlib.sha256(repr(getattr(module, "config", None)).encode())
-    for name, part in module.named_modules():
-        if name.split(".")[0] == "tables":  # depends on the input's size, not on the network
-            continue
-        numbers = {
-            key: getattr(part, key)
-            for key in ("conv_scale", "eps", "negative_slope", "scale", "shift_size")
-            if hasattr(part, key)
-        }
-        digest.update(f"{name} {type(part).__qualname__} {numbers}\n".encode())
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(data.numpy().tobytes())
-    return digest.hexdigest()

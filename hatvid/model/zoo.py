@@ -19,6 +19,7 @@ from hatvid.errors import CheckpointError, OptionError, UnknownModelError
 from hatvid.model.catalog import EMBEDDED, KNOWN, KnownModel, file_sha256
 
 if TYPE_CHECKING:
+    from hatvid.model.edsr import EDSR
     from hatvid.model.foreign import ForeignModel
     from hatvid.model.hat import HAT
 
@@ -122,7 +123,7 @@ def resolve_model(name_or_path: str, scale: int | None = None) -> ResolvedModel:
     )
 
 
-def load_model(name_or_path: str, scale: int | None = None) -> HAT | ForeignModel:
+def load_model(name_or_path: str, scale: int | None = None) -> HAT | ForeignModel | EDSR:
     """Load the model that a user means.
 
     Args:
@@ -136,7 +137,7 @@ def load_model(name_or_path: str, scale: int | None = None) -> HAT | ForeignMode
         OptionError: the model has a smaller scale.
         CheckpointError: it cannot be found, read, or trusted.
     """
-    from hatvid.model.checkpoint import load_checkpoint as load_network  # TEMPORARY
+    from hatvid.model.foreign import load_network
 
     found = resolve_model(name_or_path, scale)
     if found.known is not None:

@@ -11,9 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hatvid.model.checkpoint import (
-    state_dict_hash,
-)
+from hatvid.model.fingerprint import state_dict_hash
 from hatvid.model.hat import HAT, HATConfig
 
 Save = Callable[[Any], Path]
