@@ -14,6 +14,7 @@ from hatvid.cli.info import info
 from hatvid.cli.lines import one_line
 from hatvid.cli.models import models
 from hatvid.cli.preview import preview
+from hatvid.cli.seams import seams
 from hatvid.cli.signals import Interrupted, catch_signals
 from hatvid.cli.upscale import upscale
 from hatvid.cli.verify import verify
@@ -28,7 +29,7 @@ def cli() -> None:
     """Make videos larger with HAT, losing nothing."""
 
 
-for _command in (upscale, info, preview, verify, models):
+for _command in (upscale, info, preview, verify, models, seams):
     cli.add_command(_command)
 
 
