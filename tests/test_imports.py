@@ -268,8 +268,13 @@ def test_no_file_is_longer_than_400_lines() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("-c", "import hatvid"), ("-m", "hatvid", "--help"), ("-m", "hatvid", "upscale", "--help")],
-    ids=["import", "help", "upscale-help"],
+    [
+        ("-c", "import hatvid"),
+        ("-m", "hatvid", "--help"),
+        ("-m", "hatvid", "upscale", "--help"),
+        ("-m", "hatvid", "models", "list"),
+    ],
+    ids=["import", "help", "upscale-help", "models-list"],
 )
 def test_help_comes_without_the_heavy_libraries(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(
@@ -287,5 +292,5 @@ def test_help_comes_without_the_heavy_libraries(arguments: tuple[str, ...]) -> N
         if line.startswith("import time:")
     }
     assert "hatvid" in imported
-    heavy = {"av", "numpy", "openvino", "safetensors", "torch", "vapoursynth"}
+    heavy = {"av", "numpy", "onnx", "openvino", "safetensors", "spandrel", "torch", "vapoursynth"}
     assert imported & heavy == set()

@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from hatvid import __version__
+from hatvid.cli.export import export
 from hatvid.cli.info import info
 from hatvid.cli.lines import one_line
 from hatvid.cli.models import models
@@ -29,7 +30,7 @@ def cli() -> None:
     """Make videos larger with HAT, losing nothing."""
 
 
-for _command in (upscale, info, preview, verify, models, seams):
+for _command in (upscale, info, preview, verify, models, export, seams):
     cli.add_command(_command)
 
 

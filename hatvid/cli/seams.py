@@ -27,8 +27,20 @@ def _numbers(name: str, text: str) -> list[int]:
 @click.command(short_help="Measure what tiles cost against the whole frame.")
 @click.argument("input", type=click.Path(path_type=Path))
 @model_options
-@click.option("--tile", default="64,96,128", show_default=True, metavar="N,N,...")
-@click.option("--overlap", default="0,16,32,48", show_default=True, metavar="N,N,...")
+@click.option(
+    "--tile",
+    default="64,96,128",
+    show_default=True,
+    metavar="N,N,...",
+    help="Sides of tiles in input pixels, multiples of 16.",
+)
+@click.option(
+    "--overlap",
+    default="0,16,32,48",
+    show_default=True,
+    metavar="N,N,...",
+    help="Input pixels that neighbouring tiles share.",
+)
 @click.option(
     "--frames",
     type=click.IntRange(1, 64),
@@ -38,7 +50,13 @@ def _numbers(name: str, text: str) -> list[int]:
     help="Of a video: how many, spread over it.",
 )
 @click.option("--at", type=Time(), multiple=True, help="This frame in place of spread ones.")
-@click.option("--engine", type=click.Choice(["eager", "openvino"]), default="eager")
+@click.option(
+    "--engine",
+    type=click.Choice(["eager", "openvino"]),
+    default="eager",
+    show_default=True,
+    help="What runs the network.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
 def seams(**given: Any) -> None:
     """Compare tiled results with that of the whole frame, in fp32.
