@@ -9,7 +9,7 @@ from hatvid.model.blocks import HAB, RHAG
 from hatvid.model.hat import HAT, Upsample
 from hatvid.model.tail import CollapsedTail
 from hatvid.model.whole import CHUNK, STRIP, TAIL_HALO
-from hatvid.model.whole_blocks import CAB_HALO
+from hatvid.model.whole_blocks import CAB_HALO, parts
 
 __all__ = ["live_bytes"]
 
@@ -49,32 +49,34 @@ class _Bytes:
         assert isinstance(first, HAB)
         with torch.no_grad():
             pixel = model.conv_first(model.mean.expand(1, config.num_in_ch, 1, 1))
-            stream = model.patch_embed(pixel).dtype
+            stream: int = model.patch_embed(pixel).dtype.itemsize
         self.model, self.config = model, config
         self.batch, self.strip = batch, strip
         self.pixels_out = batch * height * width * config.upscale**2
+        self.height_in = height
         self.height = -(-height // window) * window
         self.width = -(-width // window) * window
         self.pixels = batch * self.height * self.width
-        self.windows = batch * max(chunk // batch, 1)
+        self.chunk = max(chunk // batch, 1)
         # Bytes of a number: in and out, in the stream, in what is computed beside it.
-        self.wide = pixel.dtype.itemsize
-        self.low = first.attn.qkv.weight.dtype.itemsize
-        self.pixel_stream = config.embed_dim * stream.itemsize
+        self.wide: int = pixel.dtype.itemsize
+        self.low: int = first.attn.qkv.weight.dtype.itemsize
+        self.pixel_stream = config.embed_dim * stream
         self.pixel_body = config.embed_dim * self.low
         self.pixel_norm = self.pixel_body
         if self.low < self.wide:  # in and out of a LayerNorm in fp32, for a moment
             normal = config.embed_dim * self.wide
-            beside = self.pixel_body if stream.itemsize == self.wide else normal
+            beside = self.pixel_body if stream == self.wide else normal
             self.pixel_norm = normal + beside
 
     def peak(self) -> int:
         outside = 2 * self.pixels * self.config.num_in_ch * self.wide
         return self._tables() + outside + max(self._habs(), self._ocab(), self._reconstruction())
 
-    def _rows(self, halo: int) -> int:
+    def _strip(self, height: int, halo: int) -> int:
         """Pixels of a strip with the rows around it."""
-        return self.batch * self.width * min(self.strip + 2 * halo, self.height)
+        rows = _largest_part(height, self.strip) + 2 * halo
+        return self.batch * self.width * min(rows, self.height)
 
     def _tables(self) -> int:
         window, overlap = self.config.window_size, self.config.overlap_size
@@ -91,7 +93,9 @@ class _Bytes:
     def _habs(self) -> int:
         maps = self.pixels * (2 * self.pixel_stream + self.pixel_body)
         squeezed = self.pixel_body // self.config.compress_ratio
-        strip = self._rows(CAB_HALO) * max(self.pixel_norm, self.pixel_body + squeezed)
+        strip = self._strip(self.height, CAB_HALO) * max(
+            self.pixel_norm, self.pixel_body + squeezed
+        )
         hidden = int(self.pixel_body * self.config.mlp_ratio)
         beside = max(
             self.pixel_norm,
@@ -100,7 +104,9 @@ class _Bytes:
             2 * self.pixel_body + hidden,
             3 * self.pixel_stream + self.pixel_body,  # the sum with CAB's output
         )
-        tokens = min(self.windows * self.config.window_size**2, self.pixels)
+        area = self.config.window_size**2
+        windows = self.height * self.width // area
+        tokens = self.batch * _largest_part(windows, self.chunk) * area
         return maps + max(strip, tokens * (self.pixel_stream + beside))
 
     def _ocab(self) -> int:
@@ -108,7 +114,7 @@ class _Bytes:
         across = self.batch * (self.width + overlap - window)
         band = across * overlap * 3 * self.pixel_body
         fresh = self.batch * self.width * window * (3 * self.pixel_body + self.pixel_norm)
-        area = min(self.windows, self.batch * self.width // window) * window**2
+        area = self.batch * _largest_part(self.width // window, self.chunk) * window**2
         # k and v of overlapping windows, q, what attention makes of them, the projection.
         seen = (2 * (overlap / window) ** 2 + 3) * self.pixel_body
         chunk = int(area * (self.pixel_stream + seen))
@@ -118,7 +124,7 @@ class _Bytes:
         config, scale = self.config, self.config.upscale
         result = config.num_in_ch * self.wide
         whole = self.pixels * self.pixel_stream + self.pixels_out * result
-        rows = self._rows(TAIL_HALO)
+        rows = self._strip(self.height_in, TAIL_HALO)
         shallow = config.embed_dim * self.wide
         body = rows * 2 * (self.pixel_body + shallow)
         strip = rows * (shallow + config.num_feat * self.wide)
@@ -134,3 +140,8 @@ class _Bytes:
             ring = self.batch * self.width * 2 * tail.ring * 2 * features * self.wide
             strip += max(ring, rows * 3 * result * scale**2)
         return whole + max(body, strip)
+
+
+def _largest_part(count: int, most: int) -> int:
+    """Of those that :func:`hatvid.model.whole_blocks.parts` cuts."""
+    return max(stop - start for start, stop in parts(count, most))
