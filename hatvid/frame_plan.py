@@ -100,7 +100,7 @@ class FramePlanner:
             False if the whole frame was asked for, or the tiles are at their smallest.
         """
         now = self.plan(height, width).tiles
-        least = max(MIN_TILE, -(-2 * self._options.overlap // 16) * 16)
+        least = max(MIN_TILE, -(-2 * self._least_overlap // 16) * 16)
         longer = max(now.tile_height, now.tile_width)
         if self._options.tile == 0 or longer <= least:
             return False
@@ -108,11 +108,18 @@ class FramePlanner:
         self._plans[height, width] = FramePlan(self._cut(height, width, tile))
         return True
 
+    @property
+    def _least_overlap(self) -> int:
+        """That no tile may be less than twice as large as."""
+        return 0 if self._options.overlap == "auto" else self._options.overlap
+
     def _cut(self, height: int, width: int, tile: int) -> TilePlan:
         grid = self._forms.grid
         if tile:
             grid = lcm(grid, WINDOW)
-        return TilePlan.make(height, width, tile=tile, overlap=self._options.overlap, grid=grid)
+        return TilePlan.make(
+            height, width, tile=tile, overlap=self._options.overlap_for(tile), grid=grid
+        )
 
     def _auto(self, height: int, width: int) -> FramePlan:
         free = self._free(height, width)
@@ -120,7 +127,7 @@ class FramePlanner:
             needed = self._forms.whole_bytes(height, width, self.batch)
             if needed <= free * MEMORY_SHARE:
                 return FramePlan(self._cut(height, width, 0), chunked=True)
-        tile = choose_tile(height, width, self._cost(), free, self._options.overlap)
+        tile = choose_tile(height, width, self._cost(), free, self._least_overlap)
         return FramePlan(self._cut(height, width, tile))
 
     def _in_chunks(self, height: int, width: int) -> bool:
@@ -130,7 +137,7 @@ class FramePlanner:
         if self._engine == "eager":
             return True
         free = self._free(height, width)
-        if choose_tile(height, width, self._cost(), free, self._options.overlap) == 0:
+        if choose_tile(height, width, self._cost(), free, self._least_overlap) == 0:
             return False
         if self._fixed:
             needed = self._cost() * height * width / GIGABYTE

@@ -39,7 +39,9 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 WINDOW = 16
 """Side of HAT's attention window in pixels: tiles lie on this grid."""
 
-DEFAULT_OVERLAP = 32
+BEST_OVERLAP = 48
+"""Input pixels; from there on seams are nearly gone (docs/quality.md)."""
+
 DEFAULT_MODEL = "auto"
 
 
@@ -83,8 +85,9 @@ class TileOptions:
     """Side of a tile in input pixels, a multiple of 16; 0 takes the whole frame
     as one tile; ``auto`` the largest that fits in memory."""
 
-    overlap: int = DEFAULT_OVERLAP
-    """Input pixels that neighbouring tiles share at least, blended in the output."""
+    overlap: int | Literal["auto"] = "auto"
+    """Input pixels that neighbouring tiles share at least, blended in the output;
+    ``auto`` is 48, or half of a tile that is small."""
 
     batch: int | Literal["auto"] = "auto"
     """Tiles in one call of the engine."""
@@ -95,14 +98,20 @@ class TileOptions:
                 raise OptionError(
                     f"tile is {self.tile}; it must be 0 (whole frame), or a multiple of {WINDOW}"
                 )
-            if self.tile and self.overlap * 2 > self.tile:
+            if self.tile and self.overlap != "auto" and self.overlap * 2 > self.tile:
                 raise OptionError(
                     f"overlap is {self.overlap}; it must be at most half of tile ({self.tile})"
                 )
-        if self.overlap < 0:
+        if self.overlap != "auto" and self.overlap < 0:
             raise OptionError(f"overlap is {self.overlap}; it must be 0 or more")
         if self.batch != "auto" and self.batch < 1:
             raise OptionError(f"batch is {self.batch}; it must be at least 1")
+
+    def overlap_for(self, tile: int) -> int:
+        """Input pixels that tiles of one size share; ``tile`` 0 is the whole frame."""
+        if self.overlap != "auto":
+            return self.overlap
+        return min(BEST_OVERLAP, tile // 2, tile - WINDOW) if tile else BEST_OVERLAP
 
 
 @dataclass(frozen=True, kw_only=True)

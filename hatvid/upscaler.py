@@ -22,7 +22,6 @@ from hatvid.model.forms import Forms
 from hatvid.model.zoo import load_model, resolve_model
 from hatvid.options import (
     DEFAULT_MODEL,
-    DEFAULT_OVERLAP,
     EngineName,
     EngineOptions,
     Precision,
@@ -148,7 +147,6 @@ class Upscaler:
             factory=engine_factory,
             fingerprint=fingerprint,
         )
-        self._overlap = tile_options.overlap
         self._planner = FramePlanner(
             forms,
             scale=scale,
@@ -168,7 +166,7 @@ class Upscaler:
         engine: EngineName = "auto",
         precision: Precision = "auto",
         tile: int | Literal["auto"] = "auto",
-        overlap: int = DEFAULT_OVERLAP,
+        overlap: int | Literal["auto"] = "auto",
         batch: int | Literal["auto"] = "auto",
         device: str = "auto",
         threads: int | None = None,
@@ -309,7 +307,7 @@ class Upscaler:
                 threads=resolved.threads,
                 tile_height=plan.tiles.tile_height,
                 tile_width=plan.tiles.tile_width,
-                overlap=self._overlap,
+                overlap=plan.tiles.rows.overlap,
                 tiles=plan.tiles.count,
                 chunked=plan.chunked,
                 batch=self._planner.batch,

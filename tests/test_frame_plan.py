@@ -12,6 +12,7 @@ from hatvid.engine.fidelity import compare
 from hatvid.errors import OptionError
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.options import EngineName, EngineOptions, Precision, TileOptions
+from hatvid.tiling import TilePlan
 from hatvid.upscaler import MendedTile, Upscaler
 
 SIZE = (50, 75)
@@ -140,3 +141,13 @@ def test_a_window_of_another_size_is_padded_as_published(frames: Tensor) -> None
         result = upscaler(built, 0, engine, "fp32")(frames)
         scale = float(expected.std())
         torch.testing.assert_close(result, expected, atol=1e-4 * scale, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("tile", "overlap"), [(16, 0), (32, 16), (48, 24), (64, 32), (96, 48), (128, 48), (0, 48)]
+)
+def test_auto_overlap_suits_the_tile(tile: int, overlap: int) -> None:
+    assert TileOptions(tile=tile).overlap_for(tile) == overlap
+    assert TileOptions(tile=tile, overlap=8).overlap_for(tile) == 8
+    # Such tiles can be laid, whatever the frame.
+    TilePlan.make(300, 500, tile=tile, overlap=overlap)

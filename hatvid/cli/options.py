@@ -13,7 +13,6 @@ from hatvid.codepoints import CHROMA_LOCATIONS, MATRICES, PRIMARIES, RANGES, TRA
 from hatvid.errors import OptionError
 from hatvid.options import (
     DEFAULT_MODEL,
-    DEFAULT_OVERLAP,
     ColorOptions,
     EncodeOptions,
     EngineName,
@@ -199,11 +198,10 @@ engine_options = together(
     ),
     click.option(
         "--overlap",
-        type=int,
-        default=DEFAULT_OVERLAP,
+        type=NumberOrAuto(),
+        default="auto",
         show_default=True,
-        metavar="N",
-        help="Input pixels that neighbouring tiles share.",
+        help="Input pixels that neighbouring tiles share; auto: 48, or half of a small tile.",
     ),
     click.option(
         "--batch",

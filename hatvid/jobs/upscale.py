@@ -14,7 +14,6 @@ from hatvid.jobs.run import run_job
 from hatvid.jobs.stills import PictureReceipt
 from hatvid.options import (
     DEFAULT_MODEL,
-    DEFAULT_OVERLAP,
     ColorOptions,
     EncodeOptions,
     EngineName,
@@ -45,7 +44,7 @@ def upscale(
     device: str = "auto",
     threads: int | None = None,
     tile: int | Literal["auto"] = "auto",
-    overlap: int = DEFAULT_OVERLAP,
+    overlap: int | Literal["auto"] = "auto",
     batch: int | Literal["auto"] = "auto",
     codec: str | None = None,
     crf: float | None = None,

@@ -88,7 +88,7 @@ def test_clips_that_do_not_fit(clip: vs.VideoNode, change: object, word: str) ->
 
 
 @pytest.mark.parametrize(
-    "options", [{"model": "no-such-model"}, {"scale": 3}, {"tile": 17}, {"engine": "quick"}]
+    "options", [{"model": "no-such-model"}, {"scale": 5}, {"tile": 17}, {"engine": "quick"}]
 )
 def test_options_that_do_not_fit(clip: vs.VideoNode, options: dict[str, object]) -> None:
     with pytest.raises(vs.Error, match=r"^hatvid: "):

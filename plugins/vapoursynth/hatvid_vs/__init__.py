@@ -17,7 +17,7 @@ import torch
 import vapoursynth as vs
 
 from hatvid import HatvidError, Upscaler
-from hatvid.options import DEFAULT_MODEL, DEFAULT_OVERLAP, EngineName, Precision
+from hatvid.options import DEFAULT_MODEL, EngineName, Precision
 
 __all__ = ["upscale"]
 
@@ -30,7 +30,7 @@ def upscale(
     engine: EngineName = "auto",
     precision: Precision = "auto",
     tile: int | Literal["auto"] = "auto",
-    overlap: int = DEFAULT_OVERLAP,
+    overlap: int | Literal["auto"] = "auto",
     device: str = "auto",
     threads: int | None = None,
 ) -> vs.VideoNode:
