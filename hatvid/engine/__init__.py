@@ -58,7 +58,8 @@ def resolve_engine(options: EngineOptions) -> ResolvedEngine:
     if engine == "openvino":
         if not _openvino_runs():
             raise OptionError(
-                "engine openvino cannot be imported; install openvino or choose engine eager"
+                "engine openvino cannot be imported; install openvino (in VapourSynth beside "
+                "vs-mlrt: import hatvid_vs before vs.core is used), or choose engine eager"
             )
         if asked == "fp16":
             raise OptionError(

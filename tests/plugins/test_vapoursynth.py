@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -93,3 +95,18 @@ def test_clips_that_do_not_fit(clip: vs.VideoNode, change: object, word: str) ->
 def test_options_that_do_not_fit(clip: vs.VideoNode, options: dict[str, object]) -> None:
     with pytest.raises(vs.Error, match=r"^hatvid: "):
         upscale(clip, **options)  # type: ignore[arg-type]
+
+
+def test_openvino_runs_beside_the_plugin_that_brings_another() -> None:
+    """In a program of its own: which library was loaded first holds for all of one."""
+    code = (
+        "import vapoursynth as vs; import hatvid_vs; clip = vs.core.std.BlankClip("
+        "format=vs.RGBS, width=16, height=16, length=1); "
+        "assert hasattr(vs.core, 'ov'), 'vapoursynth-mlrt-ov is not installed'; "
+        "larger = hatvid_vs.upscale(clip, scale=2, engine='openvino', precision='fp32'); "
+        "print(larger.get_frame(0).width)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert (done.returncode, done.stdout) == (0, "32\n"), done.stderr

@@ -6,10 +6,16 @@
 
     clip = clip.resize.Bicubic(format=vs.RGBS, matrix_in_s="709")
     clip = upscale(clip, scale=4)
+
+Where vs-mlrt's OpenVINO plugin is installed too, import this before ``vs.core`` is used:
+the plugin brings an OpenVINO library of its own, and of two the first one that is loaded
+serves all. The plugin takes hatvid's; hatvid refuses the plugin's, and runs in PyTorch.
 """
 
 from __future__ import annotations
 
+import importlib
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -20,6 +26,10 @@ from hatvid import HatvidError, Upscaler
 from hatvid.options import DEFAULT_MODEL, EngineName, Precision
 
 __all__ = ["upscale"]
+
+# See above: before the core loads its plugins.
+with suppress(ImportError, OSError):
+    importlib.import_module("hatvid.engine.openvino")
 
 
 def upscale(
