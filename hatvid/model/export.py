@@ -9,15 +9,23 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from hatvid import __version__
-from hatvid.errors import EngineError, OptionError, UsageError, VerificationError
+from hatvid.errors import (
+    EngineError,
+    OptionError,
+    OutOfMemoryError,
+    UsageError,
+    VerificationError,
+)
 from hatvid.model.export_dynamic import DynamicHAT
 from hatvid.model.hat import HAT
 
@@ -69,7 +77,11 @@ def to_onnx(
         UsageError: a package is not installed.
         EngineError: PyTorch cannot export the network.
     """
-    _check_options(model, height, width, batch, opset)
+    _check_options(height, width, batch, opset)
+    if height is None and not isinstance(model, HAT):
+        raise OptionError(
+            f"{name} is no HAT, and only HATs are exported for any size; give height and width"
+        )
     require_packages()
     graph, example = _graph(model, height, width, batch)
     axes = {0: "batch", 2: "height", 3: "width"} if height is None else None
@@ -111,6 +123,7 @@ def check_onnx(
 
     Raises:
         VerificationError: the graph is not valid, cannot be run, or is not the network.
+        OutOfMemoryError: the network itself cannot be run in its shape here.
     """
     import onnx
 
@@ -124,48 +137,47 @@ def check_onnx(
         import onnxruntime
     except ImportError:
         return None
-    shapes = _shapes_to_try(proto, model)
-    reference = copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    errors = [0.0]
-    try:
-        session = onnxruntime.InferenceSession(
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    session = _tried(
+        lambda: onnxruntime.InferenceSession(
             proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        for shape in shapes:
-            x = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    )
+    reference = copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
+    errors = []
+    for shape in _shapes_to_try(proto, model):
+        x = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+        try:
             with torch.inference_mode():
                 wanted = reference(x)
-            got = torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
-            if got.shape != wanted.shape:
-                raise VerificationError(
-                    f"the exported network makes {tuple(got.shape)} of {shape}, "
-                    f"not {tuple(wanted.shape)}; nothing was kept"
-                )
-            errors.append(float((got - wanted).abs().max() / wanted.std()))
-    except RuntimeError as error:  # onnxruntime's own errors are RuntimeErrors
-        raise VerificationError(
-            f"onnxruntime cannot run what was exported ({_reason(error)}); choose another --opset, "
-            "or if memory ran out a smaller shape"
-        ) from error
-    if not all(
-        error <= LARGEST_ERROR[precision] for error in errors
-    ):  # NaN is no number to compare
-        worst = max(errors, key=lambda error: (error != error, error))
+        except RuntimeError as error:
+            raise OutOfMemoryError(
+                f"PyTorch cannot run the network on {shape} ({_reason(error)}); choose a smaller "
+                "shape, or --no-check"
+            ) from error
+        feed = {"input": x.numpy()}
+        got = torch.from_numpy(_tried(partial(session.run, None, feed))[0])
+        if got.shape != wanted.shape:
+            raise VerificationError(
+                f"the exported network makes {tuple(got.shape)} of {shape}, "
+                f"not {tuple(wanted.shape)}; choose another --opset"
+            )
+        # A network of zeros has no deviation, and no error either.
+        errors.append(float((got - wanted).abs().max() / wanted.std().clamp(min=1e-6)))
+    worst = max(errors, key=lambda error: (math.isnan(error), error))
+    if not worst <= LARGEST_ERROR[precision]:  # not a number is not less than one
         raise VerificationError(
             f"onnxruntime and PyTorch differ by {worst:.1e} standard deviations of the output; "
-            "choose another --opset"
+            "nothing was kept; choose another --opset"
         )
-    return max(errors)
+    return worst
 
 
-def _check_options(
-    model: nn.Module, height: int | None, width: int | None, batch: int, opset: int
-) -> None:
+def _check_options(height: int | None, width: int | None, batch: int, opset: int) -> None:
     if (height is None) != (width is None):
         raise OptionError("height and width go together; give both, or neither for any size")
-    if min(height or 1, width or 1, batch) < 1 or 0 in (height, width):
+    if any(number is not None and number < 1 for number in (height, width, batch)):
         raise OptionError(
             f"an input of {batch}x3x{height}x{width} has no pixels; all must be at least 1"
         )
@@ -174,11 +186,6 @@ def _check_options(
     if opset not in OPSETS:
         raise OptionError(
             f"opset {opset} cannot be written; choose one from {OPSETS.start} to {OPSETS.stop - 1}"
-        )
-    if height is None and not isinstance(model, HAT):
-        raise OptionError(
-            f"{type(model).__name__} is no HAT, and only HATs are exported for any size; "
-            "give height and width"
         )
 
 
@@ -268,6 +275,17 @@ def _describe(
     if isinstance(model, HAT):
         facts["window_size"] = model.config.window_size
     onnx.helper.set_model_props(proto, {key: str(value) for key, value in facts.items()})
+
+
+def _tried(call: Callable[[], Any]) -> Any:
+    """What onnxruntime answers; its errors have no class of their own above them."""
+    try:
+        return call()
+    except Exception as error:
+        raise VerificationError(
+            f"onnxruntime cannot run what was exported ({_reason(error)}); choose another --opset, "
+            "or if memory ran out a smaller shape, or --no-check"
+        ) from error
 
 
 def _shapes_to_try(proto: onnx.ModelProto, model: nn.Module) -> list[tuple[int, ...]]:

@@ -1,8 +1,8 @@
 """A HAT whose graph serves inputs of any size, for exporting.
 
-:class:`~hatvid.model.attention.WindowTables` holds positions of tokens, good for one
-size. Here nothing is kept that depends on the size: rolls, reshapes and a few short
-ranges make the same windows from whatever height and width the graph is given.
+:class:`~hatvid.model.attention.WindowTables` are buffers, good for one size. Here the
+graph works out the same orders of tokens from whatever height and width it is given,
+once for all blocks, from a few ranges.
 """
 
 from __future__ import annotations
@@ -13,152 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hatvid.model.attention import (
-    BiasedAttention,
-    WindowAttention,
-    WindowTables,
-    shift_masks,
-)
-from hatvid.model.blocks import OCAB, to_map
+from hatvid.model.attention import BiasedAttention, WindowAttention, WindowTables, shift_masks
+from hatvid.model.blocks import to_map
 from hatvid.model.hat import HAT
 
 __all__ = ["DynamicHAT"]
-
-
-class WindowGrid:
-    """The windows of an H x W map, in place of WindowTables; numbers may be symbolic.
-
-    Args:
-        batch: N.
-        rows: of windows.
-        columns: of windows.
-        window_size: M.
-        masks: (4, 1, M*M, M*M), as :func:`~hatvid.model.attention.shift_masks`.
-
-    Attributes:
-        height: H.
-        width: W.
-        mask: (N * rows * columns, 1, M*M, M*M): of each window the mask of its kind. All
-            shifted blocks share it.
-    """
-
-    def __init__(
-        self, batch: int, rows: int, columns: int, window_size: int, masks: Tensor
-    ) -> None:
-        self.batch, self.rows, self.columns = batch, rows, columns
-        self.window_size = window_size
-        self.height, self.width = rows * window_size, columns * window_size
-        bottom = (torch.arange(rows) == rows - 1).long()
-        right = (torch.arange(columns) == columns - 1).long()
-        kinds = 2 * bottom[:, None] + right
-        self.mask = masks.index_select(0, kinds.expand(batch, rows, columns).flatten())
-
-    def partition(self, x: Tensor, shift_size: int = 0) -> Tensor:
-        """(N, H*W, C), row by row -> (N * windows, M*M, C)."""
-        size, dim = self.window_size, x.shape[-1]
-        grid = x.reshape(self.batch, self.height, self.width, dim)
-        if shift_size:
-            grid = torch.cat((grid[:, shift_size:], grid[:, :shift_size]), 1)
-            grid = torch.cat((grid[:, :, shift_size:], grid[:, :, :shift_size]), 2)
-        grid = grid.reshape(self.batch, self.rows, size, self.columns, size, dim)
-        return grid.transpose(2, 3).reshape(-1, size * size, dim)
-
-    def merge(self, x: Tensor, shift_size: int = 0) -> Tensor:
-        """The inverse of :meth:`partition`."""
-        size, dim = self.window_size, x.shape[-1]
-        grid = x.reshape(self.batch, self.rows, self.columns, size, size, dim).transpose(2, 3)
-        grid = grid.reshape(self.batch, self.height, self.width, dim)
-        if shift_size:
-            grid = torch.cat((grid[:, -shift_size:], grid[:, :-shift_size]), 1)
-            grid = torch.cat((grid[:, :, -shift_size:], grid[:, :, :-shift_size]), 2)
-        return grid.reshape(self.batch, self.height * self.width, dim)
-
-    def overlapping(self, x: Tensor, overlap_size: int) -> Tensor:
-        """(N, H*W, C), row by row -> (N * windows, Mo*Mo, C), zeros around the map."""
-        margin, dim = (overlap_size - self.window_size) // 2, x.shape[-1]
-        grid = x.reshape(self.batch, self.height, self.width, dim)
-        grid = F.pad(grid, (0, 0, margin, margin, margin, margin))
-        for axis, count in ((1, self.rows), (2, self.columns)):
-            starts = self.window_size * torch.arange(count)
-            places = starts[:, None] + torch.arange(overlap_size)
-            grid = grid.index_select(axis, places.flatten())
-        grid = grid.reshape(self.batch, self.rows, overlap_size, self.columns, overlap_size, dim)
-        return grid.transpose(2, 3).reshape(-1, overlap_size**2, dim)
-
-
-class _PlainAttention(nn.Module):
-    """The two matrix products and the softmax, with the gathered bias as a buffer."""
-
-    bias: Tensor
-
-    def __init__(self, attention: BiasedAttention, tables: WindowTables) -> None:
-        super().__init__()
-        self.num_heads = attention.num_heads
-        self.scale = attention.scale
-        self.qkv = attention.qkv
-        bias = attention._lookup(self.index(tables))
-        self.register_buffer("bias", bias.detach().contiguous(), persistent=False)
-
-    @staticmethod
-    def index(tables: WindowTables) -> Tensor:
-        """Which row of the bias table each pair of tokens takes."""
-        raise NotImplementedError
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """As BiasedAttention.attend, with a mask (windows, 1, queries, keys) or none."""
-        heads, dim = self.num_heads, q.shape[-1]
-        q, k, v = (
-            t.reshape(-1, t.shape[1], heads, dim // heads).transpose(1, 2) for t in (q, k, v)
-        )
-        scores = (q * self.scale) @ k.transpose(2, 3) + self.bias
-        if mask is not None:
-            scores = scores + mask.to(scores.dtype)
-        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
-
-
-class _DynamicWindowAttention(_PlainAttention):
-    """In the place of WindowAttention."""
-
-    def __init__(self, attention: WindowAttention, tables: WindowTables) -> None:
-        super().__init__(attention, tables)
-        self.shift_size = attention.shift_size
-        self.proj = attention.proj
-
-    @staticmethod
-    def index(tables: WindowTables) -> Tensor:
-        return tables.index_sa
-
-    def forward(self, x: Tensor, grid: WindowGrid) -> Tensor:
-        """(N, H*W, C) -> (N, H*W, C)."""
-        windows = grid.partition(x, self.shift_size)
-        q, k, v = self.qkv(windows).chunk(3, dim=-1)
-        out = self.attend(q, k, v, grid.mask if self.shift_size else None)
-        return grid.merge(self.proj(out), self.shift_size)
-
-
-class _DynamicOCAB(_PlainAttention):
-    """In the place of OCAB."""
-
-    def __init__(self, block: OCAB, tables: WindowTables) -> None:
-        super().__init__(block, tables)
-        self.overlap_size = block.overlap_size
-        self.norm1, self.norm2 = block.norm1, block.norm2
-        self.proj, self.mlp = block.proj, block.mlp
-
-    @staticmethod
-    def index(tables: WindowTables) -> Tensor:
-        return tables.index_oca
-
-    def forward(self, x: Tensor, grid: WindowGrid) -> Tensor:
-        """(N, H*W, C) -> (N, H*W, C)."""
-        dim = x.shape[-1]
-        # Zeros around the keys and values, not around what they are computed from.
-        q, kv = self.qkv(self.norm1(x)).split((dim, 2 * dim), dim=-1)
-        k, v = grid.overlapping(kv, self.overlap_size).chunk(2, dim=-1)
-        out = grid.merge(self.attend(grid.partition(q), k, v, None))
-        x = x + self.proj(out)
-        result: Tensor = x + self.mlp(self.norm2(x))
-        return result
 
 
 class DynamicHAT(nn.Module):
@@ -173,43 +32,146 @@ class DynamicHAT(nn.Module):
 
     def __init__(self, model: HAT) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model, {id(p): p for p in model.parameters()}).eval()
+        self.model = copy.deepcopy(model, {id(p): p for p in model.parameters()})
         self.model.drop_tables()
-        config = model.config
-        size = config.window_size
+        window, overlap = model.config.window_size, model.config.overlap_size
         tables = WindowTables(
-            size,
-            size,
-            size,
-            config.overlap_size,
+            window,
+            window,
+            window,
+            overlap,
             model.relative_position_index_SA,
             model.relative_position_index_OCA,
         )
-        _replace_attention(self.model, tables)
-        self.register_buffer("masks", shift_masks(size, size // 2), persistent=False)
+        _prepare_attention(self.model, tables)
+        self.register_buffer("masks", shift_masks(window, window // 2), persistent=False)
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """As :meth:`HAT.forward`: (N, 3, H, W) -> (N, 3, sH, sW)."""
         model, config = self.model, self.model.config
-        size = config.window_size
         batch, _, height, width = x.shape
-        rows, columns = (height + size - 1) // size, (width + size - 1) // size
-        grid = WindowGrid(batch, rows, columns, size, self.masks)
+        window = config.window_size
+        rows, columns = (height + window - 1) // window, (width + window - 1) // window
+        tables = _Tables(batch, rows, columns, window, config.overlap_size, self.masks)
         x = (x - model.mean) * config.img_range
-        x = x.index_select(2, _reflection(height, grid.height))
-        x = x.index_select(3, _reflection(width, grid.width))
+        x = x.index_select(2, _reflection(height, tables.height))
+        x = x.index_select(3, _reflection(width, tables.width))
 
         shallow = model.conv_first(x)
         deep = model.patch_embed(shallow)
         for layer in model.layers:
-            deep = layer(deep, grid)
-        deep = to_map(model.norm(deep), grid)  # type: ignore[arg-type]
+            deep = layer(deep, tables)
+        deep = to_map(model.norm(deep), tables)  # type: ignore[arg-type]
         x = model.conv_after_body(deep) + shallow
         x = model.conv_last(model.upsample(model.conv_before_upsample(x)))
 
         x = x / config.img_range + model.mean
         return x[:, :, : height * config.upscale, : width * config.upscale]
+
+
+class _Order:
+    """In the place of WindowOrder; all windows are of one kind."""
+
+    def __init__(self, rows: int, columns: int, window_size: int, shift_size: int) -> None:
+        self.counts = [rows * columns]
+        count = torch.arange(rows * window_size * columns * window_size)
+        grid = _rolled(count.view(rows * window_size, columns * window_size), shift_size)
+        windows = grid.view(rows, window_size, columns, window_size).transpose(1, 2)
+        self.gather = windows.flatten()
+        windows = count.view(rows, columns, window_size, window_size).transpose(1, 2)
+        grid = windows.reshape(rows * window_size, columns * window_size)
+        self.scatter = _rolled(grid, -shift_size).flatten()
+
+    def partition(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.gather)
+
+    def merge(self, x: Tensor) -> Tensor:
+        return x.index_select(1, self.scatter)
+
+
+class _Tables:
+    """In the place of WindowTables; numbers may be symbolic.
+
+    Args:
+        batch: N.
+        rows: of windows.
+        columns: of windows.
+        window_size: M.
+        overlap_size: Mo.
+        masks: (4, 1, M*M, M*M), as :func:`~hatvid.model.attention.shift_masks`.
+
+    Attributes:
+        mask: (N * windows, 1, M*M, M*M): for each window the mask of its kind.
+    """
+
+    def __init__(
+        self,
+        batch: int,
+        rows: int,
+        columns: int,
+        window_size: int,
+        overlap_size: int,
+        masks: Tensor,
+    ) -> None:
+        self.height, self.width = rows * window_size, columns * window_size
+        self.regular = _Order(rows, columns, window_size, 0)
+        self.shifted = _Order(rows, columns, window_size, window_size // 2)
+
+        bottom = (torch.arange(rows) == rows - 1).long()
+        right = (torch.arange(columns) == columns - 1).long()
+        kinds = 2 * bottom[:, None] + right
+        self.mask = masks.index_select(0, kinds.expand(batch, rows, columns).flatten())
+
+        self._margin = (overlap_size - window_size) // 2
+        inside = torch.arange(overlap_size)
+        down = window_size * torch.arange(rows)[:, None] + inside
+        across = window_size * torch.arange(columns)[:, None] + inside
+        wide = self.width + 2 * self._margin
+        self._overlap = (wide * down[:, None, :, None] + across[:, None, :]).flatten()
+
+    def overlapping(self, x: Tensor) -> Tensor:
+        """As :meth:`WindowTables.overlapping`."""
+        margin = self._margin
+        grid = x.reshape(x.shape[0], self.height, self.width, x.shape[2])
+        grid = F.pad(grid, (0, 0, margin, margin, margin, margin))
+        return grid.flatten(1, 2).index_select(1, self._overlap)
+
+
+class _ShiftedAttention(nn.Module):
+    """In the place of a WindowAttention that shifts.
+
+    That one takes the windows kind by kind, as many as there are; here each window has
+    its mask.
+    """
+
+    bias: Tensor
+
+    def __init__(self, attention: WindowAttention, tables: WindowTables) -> None:
+        super().__init__()
+        self.num_heads, self.scale = attention.num_heads, attention.scale
+        self.area = attention.window_size**2
+        self.qkv, self.proj = attention.qkv, attention.proj
+        bias = attention._lookup(tables.index_sa).detach().contiguous()
+        self.register_buffer("bias", bias, persistent=False)
+
+    def forward(self, x: Tensor, tables: _Tables) -> Tensor:
+        """(N, H*W, C) -> (N, H*W, C)."""
+        batch, _, dim = x.shape
+        qkv = self.qkv(tables.shifted.partition(x))
+        qkv = qkv.view(-1, self.area, 3, self.num_heads, dim // self.num_heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (q * self.scale) @ k.transpose(2, 3) + self.bias + tables.mask.to(q.dtype)
+        windows = (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, -1, dim)
+        return tables.shifted.merge(self.proj(windows))
+
+
+def _rolled(grid: Tensor, shift: int) -> Tensor:
+    """``torch.roll`` up and left, which the exporter does not write for every size."""
+    if shift == 0:
+        return grid
+    grid = torch.cat((grid[shift:], grid[:shift]), 0)
+    return torch.cat((grid[:, shift:], grid[:, :shift]), 1)
 
 
 def _reflection(size: int, padded: int) -> Tensor:
@@ -219,11 +181,12 @@ def _reflection(size: int, padded: int) -> Tensor:
     return torch.minimum(place, period - place)
 
 
-def _replace_attention(module: nn.Module, tables: WindowTables) -> None:
+def _prepare_attention(module: nn.Module, tables: WindowTables) -> None:
+    """Gather all biases, and replace what shifts."""
     for name, child in module.named_children():
-        if isinstance(child, WindowAttention):
-            setattr(module, name, _DynamicWindowAttention(child, tables))
-        elif isinstance(child, OCAB):
-            setattr(module, name, _DynamicOCAB(child, tables))
-        else:
-            _replace_attention(child, tables)
+        if isinstance(child, WindowAttention) and child.shift_size:
+            setattr(module, name, _ShiftedAttention(child, tables))
+            continue
+        if isinstance(child, BiasedAttention):
+            child.prepare(tables)
+        _prepare_attention(child, tables)
