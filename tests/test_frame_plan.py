@@ -151,3 +151,19 @@ def test_auto_overlap_suits_the_tile(tile: int, overlap: int) -> None:
     assert TileOptions(tile=tile, overlap=8).overlap_for(tile) == 8
     # Such tiles can be laid, whatever the frame.
     TilePlan.make(300, 500, tile=tile, overlap=overlap)
+
+
+def test_a_tile_that_overflows_inside_is_mended(model: HAT, frames: Tensor) -> None:
+    """Not an injected NaN: what is too bright by far leaves fp16's range behind the body."""
+    frames = frames.clone()
+    frames[1, :, 40:, 60:] *= 1e6
+    exact = upscaler(model, 48, "eager", "fp32")(frames)
+    up = upscaler(model, 48, "eager", "fp16")
+    mended: list[MendedTile] = []
+    result = up(frames, mended=mended.append)
+    assert bool(result.isfinite().all())
+    # 50x75 is padded to 64x80 by reflection: tiles at rows 0 and 16, columns 0 and 32.
+    assert {(tile.frame, tile.top, tile.left) for tile in mended} == {(1, 0, 32), (1, 16, 32)}
+    scale = float(exact[1].abs().max())
+    assert float((result[1] - exact[1]).abs().max()) < 1e-5 * scale
+    assert compare(exact[:1], result[:1]).snr > 50
