@@ -52,16 +52,14 @@ def error(result: Tensor, reference: Tensor) -> float:
 @pytest.fixture(scope="module")
 def frame(pair: Callable[[HATConfig], Pair], tiny: HATConfig) -> tuple[HAT, Tensor, Tensor]:
     """Our network; a frame; what the published network makes of it in one float64 pass."""
-    ours, theirs = pair(replace(tiny, upscale=4))
+    ours, theirs = pair(replace(tiny, depths=(2, 1), upscale=4))
     x = picture(HEIGHT, WIDTH)
     with torch.inference_mode():
         return ours, x, theirs(x)
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(
-    ("chunk", "strip"), [(1, 16), (3, 7), (CHUNK, STRIP), (64, 1), (1000, 1000)]
-)
+@pytest.mark.parametrize(("chunk", "strip"), [(1, 16), (3, 7), (CHUNK, STRIP), (1000, 1000)])
 def test_is_the_published_network_in_one_pass(
     frame: tuple[HAT, Tensor, Tensor], chunk: int, strip: int
 ) -> None:
@@ -70,7 +68,7 @@ def test_is_the_published_network_in_one_pass(
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("chunk", "strip"), [(64, 32), (7, 1), (5, 5)])
+@pytest.mark.parametrize(("chunk", "strip"), [(CHUNK, STRIP), (7, 1)])
 def test_with_its_tail_collapsed(frame: tuple[HAT, Tensor, Tensor], chunk: int, strip: int) -> None:
     ours, x, reference = frame
     whole = WholeFrame(collapse_tail(ours), chunk=chunk, strip=strip)

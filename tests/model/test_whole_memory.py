@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,9 +32,9 @@ NETWORKS = {
 }
 
 SIZES = {
-    "maps": (400, 640, {}),
+    "maps": (320, 400, {}),
     "chunk": (64, 320, {"chunk": 256}),
-    "strips": (70, 640, {"chunk": 8}),
+    "strips": (70, 640, {"chunk": 16}),
     "batch": (50, 200, {"batch": 3, "chunk": 24, "strip": 16}),
 }
 
@@ -104,9 +105,10 @@ with torch.inference_mode():
 
 def resident(form: str) -> int:
     """Bytes by which a process grows at most with a frame of 320x320."""
-    done = subprocess.run(
-        [sys.executable, "-c", RESIDENT, form], capture_output=True, text=True, check=True
-    )
+    # glibc gives back what is freed only above a size that it changes as it likes.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**18)}
+    command = [sys.executable, "-c", RESIDENT, form]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return int(done.stdout)
 
 
@@ -116,4 +118,4 @@ def test_a_process_stays_small() -> None:
     config = HATConfig(embed_dim=24, depths=(2,), num_heads=(2,), squeeze_factor=4, num_feat=16)
     said = live_bytes(HAT(config).eval(), 320, 320)
     assert 0 < whole < plain / 4
-    assert whole < 2 * said
+    assert whole < said
