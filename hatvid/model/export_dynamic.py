@@ -176,7 +176,8 @@ def _rolled(grid: Tensor, shift: int) -> Tensor:
 
 def _reflection(size: int, padded: int) -> Tensor:
     """As :func:`~hatvid.model.hat.reflection_index`, without a branch on the size."""
-    period = torch.full((1,), 2 * (size - 1)).clamp(min=1)  # an axis of one pixel repeats it
+    # An axis of one pixel repeats it.
+    period = torch.maximum(torch.full((1,), 2 * (size - 1)), torch.ones(1, dtype=torch.int64))
     place = torch.arange(padded) % period
     return torch.minimum(place, period - place)
 
