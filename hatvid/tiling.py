@@ -13,7 +13,7 @@ bands too, is multiplied by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
@@ -343,11 +343,10 @@ def _reflect(frames: Tensor, dim: int, padded: int) -> Tensor:
     length = frames.shape[dim]
     if length == padded:
         return frames
-    index = torch.tensor(_reflected(length, padded), device=frames.device)
-    return frames.index_select(dim, index)
-
-
-@lru_cache(maxsize=64)
-def _reflected(length: int, padded: int) -> Sequence[int]:
-    period = max(2 * (length - 1), 1)
-    return tuple(min(at % period, period - at % period) % length for at in range(padded))
+    if length == 1:
+        return frames.repeat_interleave(padded, dim)
+    # Slices, not a table of positions, which would be copied to a GPU for each frame.
+    back, forth = frames.narrow(dim, 0, length - 1).flip(dim), frames.narrow(dim, 1, length - 1)
+    turns = -(-(padded - length) // (length - 1))
+    parts = [frames, *((forth if turn % 2 else back) for turn in range(turns))]
+    return torch.cat(parts, dim).narrow(dim, 0, padded)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -180,7 +181,7 @@ def planes_to_rgb(planes: Sequence[Tensor], layout: PlaneLayout, tags: ColorTags
     chroma = _chroma_from_codes(torch.cat(parts[1:], 1), layout.depth, full, tags.matrix)
     chroma = _enlarge(chroma, 1 << layout.log2_chroma_h, below, height, vertical=True)
     chroma = _enlarge(chroma, 1 << layout.log2_chroma_w, right, width, vertical=False)
-    return _apply(torch.linalg.inv(_matrix(tags.matrix)), torch.cat([luma, chroma], 1))
+    return _apply(_inverse_values(tags.matrix), torch.cat([luma, chroma], 1))
 
 
 def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Tensor, ...]:
@@ -201,7 +202,7 @@ def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Te
     if layout.family == "rgb":
         codes = _luma_to_codes(rgb, depth, full)
         return tuple(_quantised(codes[:, i], layout) for i in range(3))
-    yuv = _apply(_matrix(tags.matrix), rgb)
+    yuv = _apply(_matrix_values(tags.matrix), rgb)
     luma = _quantised(_luma_to_codes(yuv[:, :1], depth, full), layout)[:, 0]
     if layout.family == "gray":
         return (luma,)
@@ -292,8 +293,12 @@ def _quantised(codes: Tensor, layout: PlaneLayout) -> Tensor:
     return codes.to(torch.int32).to(layout.dtype)
 
 
+_Rows = tuple[tuple[float, float, float], ...]
+
+
 @lru_cache(maxsize=16)
-def _matrix_values(matrix: int) -> tuple[tuple[float, float, float], ...]:
+def _matrix_values(matrix: int) -> _Rows:
+    """RGB to YUV: H.273 equations 38 to 40."""
     if matrix == _YCGCO:  # H.273 equations 44 to 46; the planes are Y, Cg, Co
         return ((0.25, 0.5, 0.25), (-0.25, 0.5, -0.25), (0.5, 0.0, -0.5))
     _, kr, kb = _LUMA_MATRICES[matrix]
@@ -305,15 +310,17 @@ def _matrix_values(matrix: int) -> tuple[tuple[float, float, float], ...]:
     )
 
 
-def _matrix(matrix: int) -> Tensor:
-    """RGB to YUV, (3, 3) float64: H.273 equations 38 to 40."""
-    return torch.tensor(_matrix_values(matrix), dtype=torch.float64)
+@lru_cache(maxsize=16)
+def _inverse_values(matrix: int) -> _Rows:
+    """YUV to RGB."""
+    inverse = np.linalg.inv(np.array(_matrix_values(matrix), np.float64))
+    first, second, third = inverse.tolist()
+    return (tuple(first), tuple(second), tuple(third))
 
 
-def _apply(matrix: Tensor, channels: Tensor) -> Tensor:
+def _apply(rows: _Rows, channels: Tensor) -> Tensor:
     # By hand, not by a matrix product: a product may run in TF32 or bf16 by a
     # setting of the process, and colour is fp32 whatever the network computes in.
-    rows: list[list[float]] = matrix.tolist()
     first, second, third = channels.unbind(1)
     return torch.stack([first * a + second * b + third * c for a, b, c in rows], 1)
 
@@ -346,8 +353,13 @@ def _taps(centers: tuple[float, ...], widen: int) -> tuple[int, tuple[tuple[floa
 def _mirrored(planes: Tensor, before: int, after: int) -> Tensor:
     """Pad the last axis by mirroring about its edges, edge sample included."""
     length = planes.shape[-1]
-    positions = torch.arange(-before, length + after, device=planes.device) % (2 * length)
-    return planes.index_select(-1, torch.minimum(positions, 2 * length - 1 - positions))
+    first, last = -before // length, (length + after - 1) // length
+    # Every second copy is turned round. No table of positions: on a GPU it would have to be
+    # built, or copied there, for each frame.
+    turned = planes.flip(-1)
+    copies = torch.cat([turned if k % 2 else planes for k in range(first, last + 1)], -1)
+    start = -before - first * length
+    return copies[..., start : start + before + length + after]
 
 
 def _filtered(planes: Tensor, low: int, rows: Sequence[Sequence[float]], step: int) -> Tensor:
@@ -358,13 +370,15 @@ def _filtered(planes: Tensor, low: int, rows: Sequence[Sequence[float]], step: i
     after = max(0, (count - 1) * step + low + taps - length)
     padded = _mirrored(planes, max(0, -low), after)
     padded = padded[..., max(0, low) :]
-    weights = torch.tensor(rows, dtype=planes.dtype, device=planes.device)
-    out = None
-    for tap in range(taps):
-        part = padded[..., tap : tap + (count - 1) * step + 1 : step].unsqueeze(-1)
-        out = part * weights[:, tap] if out is None else out + part * weights[:, tap]
-    assert out is not None
-    return out
+    sums = []
+    for weights in rows:
+        out = None
+        for tap, weight in enumerate(weights):
+            part = padded[..., tap : tap + (count - 1) * step + 1 : step] * weight
+            out = part if out is None else out + part
+        assert out is not None
+        sums.append(out)
+    return torch.stack(sums, -1)
 
 
 def _enlarge(chroma: Tensor, factor: int, offset: float, length: int, *, vertical: bool) -> Tensor:
