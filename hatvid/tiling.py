@@ -13,9 +13,9 @@ bands too, is multiplied by it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -23,7 +23,10 @@ from torch import Tensor
 
 from hatvid.errors import OptionError
 
-__all__ = ["Axis", "Canvas", "TilePlan"]
+__all__ = ["Axis", "Canvas", "Ramps", "TilePlan", "blend_ramps"]
+
+Ramps = Mapping[int, Tensor]
+"""As :func:`blend_ramps` makes them."""
 
 BLEND = 8
 """Width of a blend band in input pixels. The rest of what two tiles share is context
@@ -261,8 +264,12 @@ class Canvas:
         scale: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        ramps: Ramps | None = None,
     ) -> None:
         self._plan = plan
+        if ramps is None:
+            ramps = blend_ramps(plan, scale=scale, dtype=dtype, device=torch.device(device))
+        self._ramps = ramps
         self._scale = scale
         height, width = plan.height * scale, plan.width * scale
         self.frames = torch.empty((frames, channels, height, width), dtype=dtype, device=device)
@@ -295,43 +302,51 @@ class Canvas:
         row, column = divmod(index, len(columns.origins))
         target = self.frames[frame]
         if len(self._plan.rows.origins) == 1:
-            _lay(target, tile[:, : target.shape[-2]], columns, column, self._scale, dim=-1)
+            self._lay(target, tile[:, : target.shape[-2]], columns, column, dim=-1)
         else:
-            _lay(self._strip, tile, columns, column, self._scale, dim=-1)
+            self._lay(self._strip, tile, columns, column, dim=-1)
             if column == len(columns.origins) - 1:
-                _lay(target, self._strip, self._plan.rows, row, self._scale, dim=-2)
+                self._lay(target, self._strip, self._plan.rows, row, dim=-2)
         self._added += 1
 
+    def _lay(self, target: Tensor, piece: Tensor, axis: Axis, index: int, *, dim: int) -> None:
+        """Lay piece number ``index`` of an axis over ``target``, along ``dim``.
 
-def _lay(target: Tensor, piece: Tensor, axis: Axis, index: int, scale: int, *, dim: int) -> None:
-    """Lay piece number ``index`` of an axis over ``target``, along ``dim``.
+        ``piece`` holds all its tile's pixels along ``dim``. What lies before the
+        blend band on its left stays, the band is blended, the rest is overwritten,
+        up to the end of the band on its right, where the next piece blends.
+        """
+        scale, end = self._scale, target.shape[dim]
+        last = index == len(axis.origins) - 1
+        stop = end if last else min(axis.band(index, scale)[1], end)
+        origin = axis.origins[index] * scale
+        start = 0
+        if index:
+            first, start = axis.band(index - 1, scale)
+            start = min(start, end)
+            if start > first:
+                mixed = target.narrow(dim, first, start - first)
+                new = piece.narrow(dim, first - origin, start - first)
+                ramp = self._ramps[axis.bands[index - 1] * scale]
+                weight = ramp[: start - first].reshape([-1] + [1] * (-1 - dim))
+                torch.lerp(mixed, new, weight, out=mixed)
+        target.narrow(dim, start, stop - start).copy_(
+            piece.narrow(dim, start - origin, stop - start)
+        )
 
-    ``piece`` holds all its tile's pixels along ``dim``. What lies before the
-    blend band on its left stays, the band is blended, the rest is overwritten,
-    up to the end of the band on its right, where the next piece blends.
+
+def blend_ramps(plan: TilePlan, *, scale: int, dtype: torch.dtype, device: torch.device) -> Ramps:
+    """Weights of the right-hand (lower) tile in each blend band of a plan.
+
+    Returns:
+        By width in output pixels: (width,), pixel centres on a line from 0 to 1.
     """
-    end = target.shape[dim]
-    last = index == len(axis.origins) - 1
-    stop = end if last else min(axis.band(index, scale)[1], end)
-    origin = axis.origins[index] * scale
-    start = 0
-    if index:
-        first, start = axis.band(index - 1, scale)
-        start = min(start, end)
-        if start > first:
-            mixed = target.narrow(dim, first, start - first)
-            new = piece.narrow(dim, first - origin, start - first)
-            ramp = _ramp(axis.bands[index - 1] * scale, target.dtype, target.device)
-            weight = ramp[: start - first].reshape([-1] + [1] * (-1 - dim))
-            torch.lerp(mixed, new, weight, out=mixed)
-    target.narrow(dim, start, stop - start).copy_(piece.narrow(dim, start - origin, stop - start))
-
-
-@lru_cache(maxsize=64)
-def _ramp(width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Weights of the right-hand tile: pixel centres on a line from 0 to 1."""
-    steps = torch.arange(width, dtype=torch.float64)
-    return ((steps + 0.5) / max(width, 1)).to(device=device, dtype=dtype)
+    ramps = {}
+    for band in {*plan.rows.bands, *plan.columns.bands}:
+        width = band * scale
+        steps = torch.arange(width, dtype=torch.float64)
+        ramps[width] = ((steps + 0.5) / max(width, 1)).to(device=device, dtype=dtype)
+    return ramps
 
 
 def _reflect(frames: Tensor, dim: int, padded: int) -> Tensor:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from hatvid.engine.base import TileSpec
 from hatvid.engine.prepare import Shrinkable, check_input, check_output, prepared
+from hatvid.engine.settings import cpu_threads, full_precision, ran_out
 from hatvid.errors import EngineError, OutOfMemoryError
 
 __all__ = ["EagerEngine"]
@@ -58,9 +56,9 @@ class EagerEngine:
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if self.spec.device.type == "cuda":
-                stack.enter_context(_full_precision())
+                stack.enter_context(full_precision())
             elif self._threads is not None:
-                stack.enter_context(_threads(self._threads))
+                stack.enter_context(cpu_threads(self._threads))
             output = self._result(self._module, tiles)
         if not isinstance(output, Tensor):
             raise EngineError(f"the module returned {type(output).__name__}, not a tensor")
@@ -73,7 +71,7 @@ class EagerEngine:
                 return module(tiles)
             except RuntimeError as error:
                 first = str(error).strip().partition("\n")[0]
-                if not _ran_out(error):
+                if not ran_out(error):
                     raise EngineError(f"the network failed: {first}") from error
                 if not (isinstance(module, Shrinkable) and module.shrink()):
                     raise OutOfMemoryError(
@@ -86,41 +84,3 @@ class EagerEngine:
     def close(self) -> None:
         """Let the module go."""
         self._module = None
-
-
-def _ran_out(error: RuntimeError) -> bool:
-    first = str(error).strip().partition("\n")[0]
-    return isinstance(error, torch.OutOfMemoryError) or bool(
-        re.search("not enough memory|allocate memory", first)
-    )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """No TF32, which cuDNN takes for convolutions unless it is told not to, and no sums
-    in fp16 or bf16."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    switches: tuple[tuple[Any, str], ...] = (
-        (cudnn, "allow_tf32"),
-        (matmul, "allow_tf32"),
-        (matmul, "allow_fp16_reduced_precision_reduction"),
-        (matmul, "allow_bf16_reduced_precision_reduction"),
-    )
-    before = [getattr(place, name) for place, name in switches]
-    for place, name in switches:
-        setattr(place, name, False)
-    try:
-        yield
-    finally:
-        for (place, name), value in zip(switches, before, strict=True):
-            setattr(place, name, value)
