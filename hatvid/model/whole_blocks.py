@@ -148,7 +148,7 @@ def ocab_in_place(block: OCAB, x: Tensor, tables: WindowTables, *, chunk: int) -
             band[:, :top] = band[:, window:].clone()
         bottom = top + until - done
         band[:, top:bottom, margin : margin + tables.width] = fresh
-        band[:, bottom:] = 0
+        band[:, bottom:].zero_()
         done = until
         del fresh
         own = grid[:, row * window : (row + 1) * window]
