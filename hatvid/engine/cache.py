@@ -12,17 +12,21 @@ compiled library as it is, so a folder that others may write to is not used.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import os
 import stat
+import sys
 import tempfile
 import time
 from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import platformdirs
+from torch import nn
 
-__all__ = ["CACHE_LIMIT", "ModelCache", "default_cache_dir"]
+__all__ = ["CACHE_LIMIT", "ModelCache", "code_hash", "default_cache_dir", "hatvid_version"]
 
 CACHE_LIMIT = 4 * 1024**3
 """Bytes that the files of one folder may take together; beyond, those not used for
@@ -38,6 +42,36 @@ _log = logging.getLogger(__name__)
 def default_cache_dir(engine: str) -> Path:
     """Where an engine keeps compiled models: ``hatvid/ENGINE`` in the user's cache folder."""
     return Path(platformdirs.user_cache_dir("hatvid", appauthor=False)) / engine
+
+
+def code_hash(module: nn.Module) -> str:
+    """SHA-256 over the source of the packages that the module's classes come from.
+
+    The same weights mean another model once the code around them changed, and in a
+    checkout it changes without the version.
+    """
+    files: set[Path] = set()
+    for kind in {type(part) for part in module.modules()}:
+        if kind.__module__.partition(".")[0] == "torch":
+            continue
+        try:
+            file = Path(inspect.getfile(kind))
+        except (OSError, TypeError):  # typed into a prompt
+            continue
+        inside = getattr(sys.modules.get(kind.__module__), "__package__", None)
+        files.update(file.parent.glob("*.py") if inside else [file])
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def hatvid_version() -> str:
+    """The installed version; empty in a checkout that is not installed."""
+    try:
+        return version("hatvid")
+    except PackageNotFoundError:
+        return ""
 
 
 class ModelCache:

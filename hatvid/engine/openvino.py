@@ -8,16 +8,13 @@ all that goes into them.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import io
 import json
 import logging
 import platform
 import re
-import sys
 import warnings
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from hatvid.engine.base import TileSpec
-from hatvid.engine.cache import ModelCache
+from hatvid.engine.cache import ModelCache, code_hash, hatvid_version
 from hatvid.engine.prepare import check_input, check_output, prepared
 from hatvid.errors import EngineError, OutOfMemoryError
 
@@ -173,37 +170,15 @@ def _cache_key(module: nn.Module, spec: TileSpec, config: dict[str, Any], finger
     parts = {
         "format": CACHE_FORMAT,
         "weights": fingerprint,
-        "code": _code_hash(module),
+        "code": code_hash(module),
         "spec": repr(spec),
         "config": config,
         "openvino": openvino.get_version(),
         "torch": torch.__version__,
-        "hatvid": _hatvid_version(),
+        "hatvid": hatvid_version(),
         "cpu": _cpu(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _code_hash(module: nn.Module) -> str:
-    """SHA-256 over the source of the packages that the module's classes come from.
-
-    The same weights mean another model once the code around them changed, and in a
-    checkout it changes without the version.
-    """
-    files: set[Path] = set()
-    for kind in {type(part) for part in module.modules()}:
-        if kind.__module__.partition(".")[0] == "torch":
-            continue
-        try:
-            file = Path(inspect.getfile(kind))
-        except (OSError, TypeError):  # typed into a prompt
-            continue
-        inside = getattr(sys.modules.get(kind.__module__), "__package__", None)
-        files.update(file.parent.glob("*.py") if inside else [file])
-    digest = hashlib.sha256()
-    for file in sorted(files):
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()
 
 
 @lru_cache(maxsize=1)
@@ -221,13 +196,6 @@ def _cpu() -> list[str]:
         return facts
     found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", info, re.MULTILINE)
     return [*facts, *sorted(found[1].split() if found else [])]
-
-
-def _hatvid_version() -> str:
-    try:
-        return version("hatvid")
-    except PackageNotFoundError:
-        return ""
 
 
 def _reason(error: Exception) -> str:

@@ -7,8 +7,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from torch import nn
 
-from hatvid.engine.cache import ModelCache, default_cache_dir
+from hatvid.engine.cache import ModelCache, code_hash, default_cache_dir
 
 
 @pytest.fixture
@@ -188,3 +189,18 @@ def test_the_place_is_the_users_cache_folder(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     place = default_cache_dir("openvino")
     assert place.parts[-2:] == ("hatvid", "openvino")
+
+
+def test_changed_code_is_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "some_network"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "layers.py").write_text("SCALE = 2\n")
+    (package / "net.py").write_text("from torch import nn\nclass Net(nn.Module):\n    pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from some_network.net import Net  # type: ignore[import-not-found]
+
+    before = code_hash(Net())
+    assert code_hash(nn.Sequential(nn.ReLU(), Net())) == before
+    (package / "layers.py").write_text("SCALE = 3\n")
+    assert code_hash(Net()) != before
