@@ -11,6 +11,7 @@ from math import lcm
 
 import torch
 
+from hatvid.engine import COMPILERS
 from hatvid.engine.memory import (
     MEMORY_SHARE,
     MIN_TILE,
@@ -123,7 +124,7 @@ class FramePlanner:
 
     def _auto(self, height: int, width: int) -> FramePlan:
         free = self._free(height, width)
-        if self._engine == "eager" and self._forms.rewritable:
+        if self._engine not in COMPILERS and self._forms.rewritable:
             needed = self._forms.whole_bytes(height, width, self.batch)
             if needed <= free * MEMORY_SHARE:
                 return FramePlan(self._cut(height, width, 0), chunked=True)
@@ -134,7 +135,7 @@ class FramePlanner:
         """Whether a whole frame that was asked for has to be run in chunks."""
         if not self._forms.rewritable:
             return False
-        if self._engine == "eager":
+        if self._engine not in COMPILERS:
             return True
         free = self._free(height, width)
         if choose_tile(height, width, self._cost(), free, self._least_overlap) == 0:

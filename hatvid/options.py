@@ -33,7 +33,7 @@ __all__ = [
     "TileOptions",
 ]
 
-EngineName = Literal["auto", "eager", "openvino"]
+EngineName = Literal["auto", "eager", "openvino", "cudagraph", "tensorrt", "replay"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 WINDOW = 16
@@ -41,6 +41,8 @@ WINDOW = 16
 
 BEST_OVERLAP = 48
 """Input pixels; from there on seams are nearly gone (docs/quality.md)."""
+
+MOST_STREAMS = 16
 
 DEFAULT_MODEL = "auto"
 
@@ -66,6 +68,13 @@ class EngineOptions:
     threads: int | None = None
     """CPU threads for the network; None takes one for each core."""
 
+    streams: int = 1
+    """Batches computed at the same time, each on a stream of the GPU; for frames too small
+    to fill it."""
+
+    compiled: bool = False
+    """Let torch.compile work on the network before it is recorded."""
+
     def __post_init__(self) -> None:
         _check_choice("engine", self.engine, get_args(EngineName))
         _check_choice("precision", self.precision, get_args(Precision))
@@ -75,6 +84,8 @@ class EngineOptions:
             )
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"threads is {self.threads}; it must be at least 1")
+        if not 1 <= self.streams <= MOST_STREAMS:
+            raise OptionError(f"streams is {self.streams}; choose 1 to {MOST_STREAMS}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hatvid.engine import Engine, ResolvedEngine, TileSpec
+from hatvid.engine import COMPILERS, Engine, ResolvedEngine, TileSpec
 from hatvid.engine.fidelity import Fidelity, compare, is_flat, probe
 from hatvid.engine.sentinel import suspects
 from hatvid.errors import EngineError, OptionError
@@ -74,10 +74,10 @@ class TileRunner:
 
     def resolved(self, *, chunked: bool) -> ResolvedEngine:
         """The engine that runs tiles, or whole frames in chunks: PyTorch's business alone."""
-        if not chunked or self._resolved.engine == "eager":
+        if not chunked or self._resolved.engine not in COMPILERS:
             return self._resolved
         precision = "fp32" if self._asked == "auto" else self._asked
-        return replace(self._resolved.settled(precision), engine="eager")
+        return replace(self._resolved.settled(precision), engine="eager", streams=1)
 
     def warm_up(self, spec: TileSpec, tiles: Tensor, *, chunked: bool = False) -> None:
         """Build the engine for a spec.
@@ -116,6 +116,20 @@ class TileRunner:
             larger[again] = exact.run(_fill(part[again], spec.batch))[: len(again)]
         return larger, again
 
+    def engine(self, spec: TileSpec, *, chunked: bool = False, own: bool = False) -> Engine:
+        """The engine for a spec, once :meth:`warm_up` has decided the precision.
+
+        Args:
+            own: one more, which the caller closes.
+
+        Raises:
+            EngineError: it cannot be built.
+        """
+        resolved = self.resolved(chunked=chunked)
+        if own:
+            return self._make(spec, chunked, resolved)
+        return self._built(spec, chunked, resolved)
+
     def drop_engines(self) -> None:
         """Free the engines; they are built again when they are needed."""
         while self._engines:
@@ -144,7 +158,7 @@ class TileRunner:
     def _make(self, spec: TileSpec, chunked: bool, resolved: ResolvedEngine) -> Engine:
         if self._forms is None:
             raise EngineError("the upscaler was closed; make a new one")
-        inside = resolved.precision if resolved.engine == "eager" else "fp32"
+        inside = "fp32" if resolved.engine == "openvino" else resolved.precision
         network = self._forms.form(inside, chunked=chunked)
         return self._factory(network, spec, resolved, self._fingerprint)
 
@@ -183,12 +197,12 @@ class TileRunner:
 
 def _possible(resolved: ResolvedEngine, forms: Forms) -> ResolvedEngine:
     """What PyTorch computes in fp16 or bf16 must have been brought to it, as only HAT can be."""
-    if resolved.engine != "eager" or resolved.precision == "fp32" or forms.rewritable:
+    if resolved.engine == "openvino" or resolved.precision == "fp32" or forms.rewritable:
         return resolved
     if resolved.tentative:
         return resolved.settled("fp32")
     raise OptionError(
-        f"in {resolved.precision} engine eager runs HAT alone; "
+        f"in {resolved.precision} engine {resolved.engine} runs HAT alone; "
         "choose precision fp32 for this network"
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from os import PathLike, fspath
 from types import TracebackType
 from typing import Literal, Self
@@ -13,10 +12,13 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from hatvid.engine import TileSpec, build_engine, resolve_engine
-from hatvid.engine.fidelity import Fidelity, probe
+from hatvid.description import Description, MendedTile
+from hatvid.engine import TileSpec, build_engine, build_runtime, resolve_engine
+from hatvid.engine.fidelity import probe
+from hatvid.engine.runtime import Runtime
 from hatvid.errors import OptionError
 from hatvid.frame_plan import FramePlan, FramePlanner
+from hatvid.frame_program import FrameProgram
 from hatvid.model.fingerprint import state_dict_hash
 from hatvid.model.forms import Forms
 from hatvid.model.zoo import load_model, resolve_model
@@ -34,47 +36,6 @@ from hatvid.tiling import Canvas
 __all__ = ["Description", "EngineFactory", "MendedTile", "Upscaler"]
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """How frames of one size are upscaled: every choice, with ``auto`` decided."""
-
-    model: str
-    scale: int
-    """Output pixels an input pixel."""
-    network_scale: int
-    """The same of the network; what it gives beyond ``scale`` is reduced."""
-    engine: str
-    precision: str
-    """``auto`` until the first frames, or :meth:`Upscaler.warm_up`, decided it."""
-    device: str
-    threads: int
-    tile_height: int
-    """In input pixels, as is all that follows."""
-    tile_width: int
-    overlap: int
-    tiles: int
-    """Of one frame."""
-    chunked: bool
-    """The whole frame is one tile, run in chunks of windows."""
-    batch: int
-    fidelity: Fidelity | None
-    """What the precision was decided by, if it was."""
-
-
-@dataclass(frozen=True)
-class MendedTile:
-    """A tile that ran out of the precision's range, and was computed again in fp32."""
-
-    frame: int
-    """Its number among the frames of the call, from 0."""
-
-    top: int
-    """In input pixels, as is all that follows."""
-    left: int
-    height: int
-    width: int
 
 
 class Upscaler:
@@ -170,6 +131,8 @@ class Upscaler:
         batch: int | Literal["auto"] = "auto",
         device: str = "auto",
         threads: int | None = None,
+        streams: int = 1,
+        compiled: bool = False,
     ) -> Self:
         """Load a network and choose how to run it.
 
@@ -179,13 +142,15 @@ class Upscaler:
             scale: what comes out; a model of a larger scale is reduced to it. None takes
                 the model's.
             engine: see :class:`~hatvid.options.EngineOptions`, as ``precision``,
-                ``device`` and ``threads``.
+                ``device``, ``threads``, ``streams`` and ``compiled``.
             precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
             tile: see :class:`~hatvid.options.TileOptions`, as ``overlap`` and ``batch``.
             overlap: in input pixels.
             batch: tiles in one call of the engine.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             threads: of the CPU.
+            streams: of the GPU.
+            compiled: whether torch.compile works on the network first.
 
         Raises:
             OptionError: an option is wrong or does not fit the others.
@@ -193,7 +158,12 @@ class Upscaler:
         """
         # The options are looked at first: a typing mistake should not wait for a download.
         engine_options = EngineOptions(
-            engine=engine, precision=precision, device=device, threads=threads
+            engine=engine,
+            precision=precision,
+            device=device,
+            threads=threads,
+            streams=streams,
+            compiled=compiled,
         )
         tile_options = TileOptions(tile=tile, overlap=overlap, batch=batch)
         wanted = fspath(name_or_path)
@@ -250,6 +220,44 @@ class Upscaler:
                         mended(MendedTile(*tile, spec.height, spec.width))
             return resample(canvas.frames, height * self.scale, width * self.scale)
 
+    def runtime(self, height: int, width: int) -> Runtime | None:
+        """What can keep several frames of one size on their way; None if nothing can."""
+        chunked = self._planner.plan(height, width).chunked
+        return build_runtime(self._runner.resolved(chunked=chunked))
+
+    def program(
+        self,
+        runtime: Runtime,
+        inputs: tuple[Tensor, ...],
+        *,
+        height: int,
+        width: int,
+        before: Callable[[tuple[Tensor, ...]], Tensor],
+        after: Callable[[Tensor], tuple[Tensor, ...]],
+        own: bool = False,
+    ) -> FrameProgram:
+        """All that happens to frames of one size on a device, recorded.
+
+        Args:
+            runtime: from :meth:`runtime`.
+            inputs: as :class:`~hatvid.frame_program.FrameProgram`, and ``before``, ``after``.
+            height: of the frames in pixels.
+            width: of the frames in pixels.
+            own: with an engine of its own; needed to run beside another program.
+
+        Raises:
+            OutOfMemoryError: see :meth:`shrink`.
+            EngineError: the engine cannot be built, or recorded.
+        """
+        with self._lock, torch.no_grad():
+            plan = self._planner.plan(height, width)
+            spec = self._spec(plan)
+            engine = self._runner.engine(spec, chunked=plan.chunked, own=own)
+            size = height * self.scale, width * self.scale
+            return FrameProgram(
+                runtime, engine, plan.tiles, inputs, before=before, after=after, size=size
+            )
+
     def shrink(self, height: int, width: int) -> bool:
         """Take smaller tiles for frames of one size from now on, as memory ran out.
 
@@ -305,6 +313,7 @@ class Upscaler:
                 precision="auto" if resolved.tentative else resolved.precision,
                 device=str(resolved.device),
                 threads=resolved.threads,
+                streams=resolved.streams,
                 tile_height=plan.tiles.tile_height,
                 tile_width=plan.tiles.tile_width,
                 overlap=plan.tiles.rows.overlap,

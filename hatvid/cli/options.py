@@ -189,6 +189,20 @@ engine_options = together(
     ),
     click.option("--threads", type=int, metavar="N", help="CPU threads for the network."),
     click.option(
+        "--streams",
+        type=int,
+        default=1,
+        show_default=True,
+        metavar="N",
+        help="Batches computed at once on a GPU, for frames too small to fill it.",
+    ),
+    click.option(
+        "--compile",
+        "compiled",
+        is_flag=True,
+        help="Let torch.compile work on the network before it is recorded (engine cudagraph).",
+    ),
+    click.option(
         "--tile",
         type=NumberOrAuto(),
         default="auto",
@@ -286,6 +300,8 @@ def given_engine(given: Mapping[str, Any]) -> EngineOptions:
         precision=given["precision"],
         device=given["device"],
         threads=given["threads"],
+        streams=given["streams"],
+        compiled=given["compiled"],
     )
 
 

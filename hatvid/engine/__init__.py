@@ -12,17 +12,32 @@ import torch
 from torch import nn
 
 from hatvid.engine.base import Engine, TileSpec
+from hatvid.engine.runtime import HostRuntime, Runtime
 from hatvid.errors import OptionError
 from hatvid.options import EngineOptions
 
-__all__ = ["Engine", "ResolvedEngine", "TileSpec", "build_engine", "resolve_engine"]
+__all__ = [
+    "COMPILERS",
+    "Engine",
+    "ResolvedEngine",
+    "TileSpec",
+    "build_engine",
+    "build_runtime",
+    "resolve_engine",
+]
+
+COMPILERS = ("openvino", "tensorrt")
+"""Engines that take the network as a whole, and not in chunks."""
+
+RECORDING = ("cudagraph", "replay")
+ON_CUDA = ("cudagraph", "tensorrt")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedEngine:
     """Engine options with every ``auto`` decided for this machine."""
 
-    engine: Literal["eager", "openvino"]
+    engine: Literal["eager", "openvino", "cudagraph", "tensorrt", "replay"]
     precision: Literal["fp32", "bf16", "fp16"]
 
     tentative: bool = False
@@ -33,6 +48,16 @@ class ResolvedEngine:
     threads: int
     """Of the CPU."""
 
+    streams: int = 1
+    """See :class:`~hatvid.options.EngineOptions`, as ``compiled``."""
+
+    compiled: bool = False
+
+    @property
+    def records(self) -> bool:
+        """Whether a recording of the network is replayed."""
+        return self.engine in RECORDING
+
     def settled(self, precision: Literal["fp32", "bf16", "fp16"]) -> ResolvedEngine:
         """The same with a precision that is final."""
         return replace(self, precision=precision, tentative=False)
@@ -41,19 +66,21 @@ class ResolvedEngine:
 def resolve_engine(options: EngineOptions) -> ResolvedEngine:
     """Decide what ``auto`` means on this machine.
 
-    Device: CUDA if there is one, else the CPU. Engine: ``openvino`` on a CPU if it
-    can be imported and computes in what was asked for, else ``eager``. Precision: fp16
-    tentatively on CUDA, bf16 tentatively where openvino runs on a CPU that computes in
-    it, else fp32. Threads: PyTorch's number, which follows the cores this run may use
-    and ``OMP_NUM_THREADS``.
+    Device: CUDA if there is one, else the CPU. Engine: ``cudagraph`` on CUDA; on a CPU
+    ``openvino`` if it can be imported and computes in what was asked for, else ``eager``.
+    Precision: fp16 tentatively on CUDA, bf16 tentatively where openvino runs on a CPU
+    that computes in it, else fp32. Threads: PyTorch's number, which follows the cores
+    this run may use and ``OMP_NUM_THREADS``.
 
     Raises:
         OptionError: the choices do not fit each other or this machine.
     """
     device = _resolve_device(options)
     engine, asked = options.engine, options.precision
+    if engine == "auto" and device.type == "cuda":
+        engine = "cudagraph"
     if engine == "auto":
-        fits = device.type == "cpu" and _openvino_runs() and asked != "fp16"
+        fits = _openvino_runs() and asked != "fp16"
         engine = "openvino" if fits and (asked != "bf16" or _native_bf16()) else "eager"
     if engine == "openvino":
         if not _openvino_runs():
@@ -69,12 +96,24 @@ def resolve_engine(options: EngineOptions) -> ResolvedEngine:
             raise OptionError(
                 "this CPU does not compute in bf16; choose precision fp32, which is no slower here"
             )
+    if engine not in RECORDING:
+        if options.compiled:
+            raise OptionError(
+                f"engine {engine} does not run what torch.compile makes; choose engine cudagraph, "
+                "or leave --compile out"
+            )
+        if options.streams > 1 and engine not in ON_CUDA:
+            raise OptionError(
+                f"engine {engine} has no streams; choose engine cudagraph, or leave --streams out"
+            )
     return ResolvedEngine(
         engine=engine,
         precision=_fastest(engine, device) if asked == "auto" else asked,
         tentative=asked == "auto" and _fastest(engine, device) != "fp32",
         device=device,
         threads=options.threads or torch.get_num_threads(),
+        streams=options.streams,
+        compiled=options.compiled,
     )
 
 
@@ -92,7 +131,7 @@ def build_engine(
 
     Args:
         module: maps ``spec.input_shape`` to ``spec.output_shape``; left unchanged. For
-            engine eager it already computes in the precision decided on.
+            all engines but openvino it already computes in the precision decided on.
         spec: the one shape to run.
         resolved: from :func:`resolve_engine`.
         fingerprint: names the module's weights and configuration exactly; None
@@ -105,7 +144,33 @@ def build_engine(
         from hatvid.engine.eager import EagerEngine
 
         return EagerEngine(module, spec, precision=resolved.precision, threads=resolved.threads)
+    if resolved.records:
+        from hatvid.engine.recorded import RecordedEngine
+
+        runtime = build_runtime(resolved)
+        assert runtime is not None
+        return RecordedEngine(
+            module,
+            spec,
+            runtime=runtime,
+            name=resolved.engine,
+            precision=resolved.precision,
+            threads=resolved.threads,
+            compiled=resolved.compiled,
+        )
     from hatvid.engine.cache import default_cache_dir
+
+    cache_dir = default_cache_dir(resolved.engine) if fingerprint else None
+    if resolved.engine == "tensorrt":
+        from hatvid.engine.tensorrt import TensorRTEngine
+
+        return TensorRTEngine(
+            module,
+            spec,
+            precision=resolved.precision,
+            fingerprint=fingerprint or "",
+            cache_dir=cache_dir,
+        )
     from hatvid.engine.openvino import OpenVINOEngine
 
     assert resolved.precision != "fp16"  # see resolve_engine
@@ -114,17 +179,29 @@ def build_engine(
         spec,
         precision=resolved.precision,
         fingerprint=fingerprint or "",
-        cache_dir=default_cache_dir("openvino") if fingerprint else None,
+        cache_dir=cache_dir,
         threads=resolved.threads,
     )
+
+
+def build_runtime(resolved: ResolvedEngine) -> Runtime | None:
+    """What keeps several frames on their way, where there is something to gain by it."""
+    if resolved.engine == "replay":
+        return HostRuntime()
+    if resolved.engine in ON_CUDA:
+        from hatvid.engine.cudagraph import CudaRuntime
+
+        return CudaRuntime(resolved.device)
+    return None
 
 
 def _resolve_device(options: EngineOptions) -> torch.device:
     name = options.device
     if name.startswith("cuda"):
-        if options.engine == "openvino":
+        if options.engine in ("openvino", "replay"):
             raise OptionError(
-                "engine openvino does not run on CUDA; choose engine eager or device cpu"
+                f"engine {options.engine} does not run on CUDA; choose engine cudagraph, "
+                "or device cpu"
             )
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if count == 0:
@@ -133,7 +210,16 @@ def _resolve_device(options: EngineOptions) -> torch.device:
         if (device.index or 0) >= count:
             raise OptionError(f"device {name} is not there; the last one is cuda:{count - 1}")
         return device
-    if name == "auto" and options.engine != "openvino" and torch.cuda.is_available():
+    if options.engine in ON_CUDA and (name == "cpu" or not torch.cuda.is_available()):
+        raise OptionError(
+            f"engine {options.engine} runs on an NVIDIA GPU, and there is none here or the CPU "
+            "was asked for; choose engine auto"
+        )
+    if (
+        name == "auto"
+        and options.engine not in ("openvino", "replay")
+        and torch.cuda.is_available()
+    ):
         return torch.device("cuda:0")
     return torch.device("cpu")
 

@@ -1,6 +1,6 @@
-"""CUDA graphs: a network's kernels captured once and started by one call.
+"""CUDA graphs: a network's kernels, captured once and started by one call.
 
-A frame of HAT is some thousands of small kernels; started one by one from Python, the GPU
+A frame of a transformer is some thousands of small kernels; started one by one from Python, the GPU
 waits for the next more often than it computes. Captured, they follow each other without
 the host. A graph reads and writes the addresses that it was captured with: hence static
 inputs and outputs (PyTorch's notes on CUDA graphs, "CUDA semantics").
@@ -61,6 +61,10 @@ class CudaRuntime:
         """See :meth:`hatvid.engine.runtime.Runtime.on`."""
         context: AbstractContextManager[object] = self._cuda.stream(stream)
         return context
+
+    def synchronize(self) -> None:
+        """See :meth:`hatvid.engine.runtime.Runtime.synchronize`."""
+        self._cuda.synchronize(self._device)
 
     def staging(self, like: Tensor) -> Tensor:
         """Page-locked, so that copies run beside the host and beside kernels."""

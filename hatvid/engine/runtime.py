@@ -91,6 +91,10 @@ class Runtime(Protocol):
         """Within it, work goes to the stream."""
         ...
 
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+        ...
+
     def staging(self, like: Tensor) -> Tensor:
         """Host memory of the same shape and dtype, from which copying is fastest."""
         ...
@@ -131,6 +135,9 @@ class HostRuntime:
     def on(self, stream: Stream) -> AbstractContextManager[object]:
         """Nothing changes."""
         return nullcontext()
+
+    def synchronize(self) -> None:
+        """Everything is done already."""
 
     def staging(self, like: Tensor) -> Tensor:
         """Ordinary memory."""

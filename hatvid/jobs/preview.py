@@ -102,6 +102,8 @@ def preview(
                 precision=engine.precision,
                 device=engine.device,
                 threads=engine.threads,
+                streams=engine.streams,
+                compiled=engine.compiled,
                 tile=tile.tile,
                 overlap=tile.overlap,
                 batch=tile.batch,

@@ -110,6 +110,8 @@ def _own_upscaler(job: Job, scale: int | None) -> Upscaler:
         precision=engine.precision,
         device=engine.device,
         threads=engine.threads,
+        streams=engine.streams,
+        compiled=engine.compiled,
         tile=tile.tile,
         overlap=tile.overlap,
         batch=tile.batch,

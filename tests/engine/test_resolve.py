@@ -68,21 +68,34 @@ def test_choices_without_openvino(machine: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 def test_choices_with_cuda() -> None:
-    assert _resolve() == ("eager", "fp16", True, "cuda:0")
-    assert _resolve(device="cuda") == ("eager", "fp16", True, "cuda:0")
+    assert _resolve() == ("cudagraph", "fp16", True, "cuda:0")
+    assert _resolve(device="cuda") == ("cudagraph", "fp16", True, "cuda:0")
     assert _resolve("eager", device="cuda:1") == ("eager", "fp16", True, "cuda:1")
-    assert _resolve(precision="fp32") == ("eager", "fp32", False, "cuda:0")
+    assert _resolve("tensorrt", device="cuda:1") == ("tensorrt", "fp16", True, "cuda:1")
+    assert _resolve(precision="fp32") == ("cudagraph", "fp32", False, "cuda:0")
     assert _resolve("eager", device="cpu") == ("eager", "fp32", False, "cpu")
     assert _resolve("openvino") == ("openvino", "bf16", True, "cpu")
-    assert _resolve(precision="bf16") == ("eager", "bf16", False, "cuda:0")
-    with pytest.raises(OptionError, match="choose engine eager or device cpu"):
-        _resolve("openvino", device="cuda")
+    assert _resolve("replay") == ("replay", "fp32", False, "cpu")
+    assert _resolve(precision="bf16") == ("cudagraph", "bf16", False, "cuda:0")
+    for engine in ("openvino", "replay"):
+        with pytest.raises(OptionError, match="choose engine cudagraph, or device cpu"):
+            _resolve(engine, device="cuda")
+    for engine in ("cudagraph", "tensorrt"):
+        with pytest.raises(OptionError, match="choose engine auto"):
+            _resolve(engine, device="cpu")
     with pytest.raises(OptionError, match="the last one is cuda:1"):
         _resolve(device="cuda:2")
 
 
 @pytest.mark.usefixtures("machine")
 def test_what_cannot_be() -> None:
+    for engine in ("cudagraph", "tensorrt"):
+        with pytest.raises(OptionError, match="NVIDIA GPU.*choose engine auto"):
+            _resolve(engine)
+    with pytest.raises(OptionError, match="choose engine cudagraph, or leave --compile out"):
+        resolve_engine(EngineOptions(engine="eager", compiled=True))
+    with pytest.raises(OptionError, match="choose engine cudagraph, or leave --streams out"):
+        resolve_engine(EngineOptions(engine="openvino", streams=2))
     with pytest.raises(OptionError, match="choose device cpu"):
         _resolve(device="cuda")
     with pytest.raises(OptionError, match="engine openvino does not compute in fp16"):

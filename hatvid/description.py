@@ -1,0 +1,52 @@
+"""What an upscaler tells of itself and of its work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hatvid.engine.fidelity import Fidelity
+
+__all__ = ["Description", "MendedTile"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """How frames of one size are upscaled: every choice, with ``auto`` decided."""
+
+    model: str
+    scale: int
+    """Output pixels an input pixel."""
+    network_scale: int
+    """The same of the network; what it gives beyond ``scale`` is reduced."""
+    engine: str
+    precision: str
+    """``auto`` until the first frames, or :meth:`Upscaler.warm_up`, decided it."""
+    device: str
+    threads: int
+    streams: int
+    """Batches computed at the same time, where the engine has streams."""
+    tile_height: int
+    """In input pixels, as is all that follows."""
+    tile_width: int
+    overlap: int
+    tiles: int
+    """Of one frame."""
+    chunked: bool
+    """The whole frame is one tile, run in chunks of windows."""
+    batch: int
+    fidelity: Fidelity | None
+    """What the precision was decided by, if it was."""
+
+
+@dataclass(frozen=True)
+class MendedTile:
+    """A tile that ran out of the precision's range, and was computed again in fp32."""
+
+    frame: int
+    """Its number among the frames of the call, from 0."""
+
+    top: int
+    """In input pixels, as is all that follows."""
+    left: int
+    height: int
+    width: int
