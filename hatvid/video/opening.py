@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import BinaryIO
 
 import av
-from av.codec.hwaccel import HWAccel, HWDevice
+import torch
 from av.format import ContainerFormat
 from av.stream import Disposition, Stream
 
 from hatvid.errors import InputError, OptionError
 from hatvid.options import InputOptions
 from hatvid.selectors import StreamSpecifier
+from hatvid.video.device_frames import hardware_decoder
 from hatvid.video.picture_names import is_pattern, missing_numbers, numbered_files
 
 __all__ = ["choose_video", "is_pipe", "matches", "open_input", "selected", "unseekable"]
@@ -54,7 +55,10 @@ def is_pipe(path: Path) -> bool:
 
 
 def open_input(
-    path: Path, reading: InputOptions | None = None, notes: list[str] | None = None
+    path: Path,
+    reading: InputOptions | None = None,
+    notes: list[str] | None = None,
+    device: torch.device | None = None,
 ) -> av.container.InputContainer:
     """Open a file, a pipe (``-`` is standard input) or numbered pictures (``a%03d.png``).
 
@@ -63,6 +67,8 @@ def open_input(
 
     Args:
         notes: takes a line for each thing assumed.
+        device: a GPU where frames stay that ``reading.hwaccel`` ``cuda`` decodes; without it
+            they are brought to main memory.
 
     Raises:
         InputError: it is missing, unreadable, no video, or a playlist.
@@ -92,13 +98,10 @@ def open_input(
             _check_file(path)
     options["format_whitelist"] = ",".join(sorted(_demuxers()))
     try:
-        container = av.open(
-            source,
-            "r",
-            format=name,
-            container_options=options,
-            hwaccel=_hardware(reading.hwaccel, notes),
-        )
+        with hardware_decoder(reading.hwaccel, device, notes) as hardware:
+            container = av.open(
+                source, "r", format=name, container_options=options, hwaccel=hardware
+            )
     except (av.error.FFmpegError, ValueError) as error:
         # FFmpeg's demuxers give all sorts of errors for data that they do not understand.
         raise _refusal(path, source, error) from error
@@ -299,18 +302,6 @@ def _numbered(path: Path, reading: InputOptions, notes: list[str]) -> dict[str, 
         "start_number": str(numbers[0]),
         "framerate": str(reading.framerate or _RATE),
     }
-
-
-def _hardware(name: str | None, notes: list[str]) -> HWAccel | None:
-    if name is None:
-        return None
-    try:
-        HWDevice(name)  # opens it: FFmpeg would say so only at the first frame
-        return HWAccel(name)
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        notes.append(f"no {name} device to decode on ({reason}): decoding on the CPU")
-        return None
 
 
 def _check_file(path: Path) -> None:

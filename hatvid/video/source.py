@@ -18,8 +18,15 @@ from torch import Tensor
 from hatvid.errors import DecodeError, InputError
 from hatvid.options import InputOptions, StreamOptions
 from hatvid.selectors import TimePoint
-from hatvid.video.convert import conversion_note, frame_to_planes
+from hatvid.video.batch import FrameBatch, batched
+from hatvid.video.convert import conversion_note
 from hatvid.video.cut import Cut
+from hatvid.video.device_frames import (
+    in_main_memory,
+    is_on_device,
+    read_frame,
+    software_format,
+)
 from hatvid.video.fields import Deinterlacer, judge
 from hatvid.video.opening import choose_video, is_pipe, open_input, unseekable
 from hatvid.video.pictures import AnyPacket, FrameTime, Pictures, positive, time_base_of
@@ -41,22 +48,6 @@ _SAMPLE_BYTES = 128 << 20
 _SAMPLE_FRAMES = 50
 
 _TAIL = "upscale the parts one by one with --start and --end"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameBatch:
-    """Consecutive frames of one size.
-
-    Args:
-        planes: one (N, h, w) integer tensor a component.
-        times: one for each of the N frames.
-        carriers: for each frame the decoded one itself where it bears side data to carry
-            on (captions, AFD, dynamic HDR, timecode), else None; empty if none does.
-    """
-
-    planes: tuple[Tensor, ...]
-    times: tuple[FrameTime, ...]
-    carriers: tuple[av.VideoFrame | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,6 +74,8 @@ class VideoSource:
         start: the first frame at or after this is the first given.
         end: the first frame at or after this is no more given.
         strict: raise at the first frame that cannot be decoded.
+        device: a GPU where frames stay that ``reading.hwaccel`` ``cuda`` decodes, those to
+            deinterlace aside; all others lie in main memory.
 
     Raises:
         InputError: the input is missing, unreadable, or holds no video; or no frame of it
@@ -99,6 +92,7 @@ class VideoSource:
         start: TimePoint | None = None,
         end: TimePoint | None = None,
         strict: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         self._path = path
         self._reading = reading or InputOptions()
@@ -115,7 +109,9 @@ class VideoSource:
         self._deinterlacer: Deinterlacer | None = None
         self.notes: list[str] = []
         """What was assumed or found out, one line each; more may come while frames do."""
-        self.container = open_input(path, self._reading, self.notes)
+        # bwdif takes frames in main memory alone.
+        self._device = device if self._reading.deinterlace is None else None
+        self.container = open_input(path, self._reading, self.notes, self._device)
         try:
             self.stream = choose_video(self.container, path, self._streams.map)
             self._prepare_decoder()
@@ -127,7 +123,8 @@ class VideoSource:
             )
             self._flow = self._between()
             self._first = self._peek()
-            if note := conversion_note(self._first.frame.format.name):
+            self._tell_of_device()
+            if note := conversion_note(software_format(self._first.frame)):
                 self.notes.append(note)
             self.info = self._describe()
         except BaseException:
@@ -185,10 +182,10 @@ class VideoSource:
                     continue
                 waiting.append(self._planes(*item))
                 if len(waiting) == batch:
-                    yield _batched(waiting)
+                    yield batched(waiting)
                     waiting = []
         if waiting:
-            yield _batched(waiting)
+            yield batched(waiting)
 
     def _prepare_decoder(self) -> None:
         context = self.stream.codec_context
@@ -200,6 +197,14 @@ class VideoSource:
         self.stream.thread_type = "SLICE"
         # A damaged picture is worth more than none; it is counted and named.
         context.flags |= av.codec.context.Flags.output_corrupt
+
+    def _tell_of_device(self) -> None:
+        """FFmpeg decodes on the CPU what NVDEC refuses (H.264 of 10 bit), and does not say so."""
+        name, context = self._reading.hwaccel, self.stream.codec_context
+        kept = name == "cuda" and self._device is not None and self._device.type == "cuda"
+        if kept and context.is_hwaccel and not is_on_device(self._first.frame):
+            what = f"{context.name} ({context.profile})" if context.profile else context.name
+            self.notes.append(f"{name} does not decode this {what}: decoding on the CPU")
 
     def _limit(self, point: TimePoint | None) -> Fraction | None:
         if point is None or point.seconds is not None:
@@ -239,7 +244,7 @@ class VideoSource:
             self._path,
             self.container,
             self.stream,
-            first.frame,
+            in_main_memory(first.frame),
             start=self._origin,
             colors=reading.colors,
         )
@@ -279,7 +284,7 @@ class VideoSource:
             if item is None:
                 break
             self._ahead.append(item)
-        yield (item.frame for item in self._ahead if isinstance(item, _Shown))
+        yield (in_main_memory(item.frame) for item in self._ahead if isinstance(item, _Shown))
 
     # From packets to planes.
 
@@ -367,8 +372,9 @@ class VideoSource:
                 f"picture size changes from {first.width}x{first.height} to "
                 f"{frame.width}x{frame.height}"
             )
-        elif frame.format.name != first.format.name:
-            what = f"pixel format changes from {first.format.name} to {frame.format.name}"
+        elif software_format(frame) != software_format(first):
+            before, after = software_format(first), software_format(frame)
+            what = f"pixel format changes from {before} to {after}"
         elif (item.aspect or 1) != (self._first.aspect or 1):
             what = f"sample aspect ratio changes from {self._first.aspect} to {item.aspect}"
         if what:
@@ -379,21 +385,11 @@ class VideoSource:
     def _planes(self, frame: av.VideoFrame, time: FrameTime) -> _Planes:
         if time.repeated and self._sample is not None and self._deinterlacer is None:
             return self._sample, time, None
-        layout, self._sample = frame_to_planes(frame)
+        layout, self._sample = read_frame(frame)
         if layout != self.info.layout:
             raise DecodeError(
                 f"{self._path}: the pixel format changes from {self.info.layout.pix_fmt} to "
                 f"{layout.pix_fmt} at {float(self.seconds(time.pts)):.3f} s; {_TAIL}"
             )
         bears = any(data.type.name in KINDS for data in frame.side_data[:])
-        return self._sample, time, frame if bears and not time.repeated else None
-
-
-def _batched(frames: list[_Planes]) -> FrameBatch:
-    planes = zip(*(planes for planes, _, _ in frames), strict=True)
-    carriers = tuple(carrier for _, _, carrier in frames)
-    return FrameBatch(
-        planes=tuple(torch.stack(component) for component in planes),
-        times=tuple(time for _, time, _ in frames),
-        carriers=carriers if any(c is not None for c in carriers) else (),
-    )
+        return self._sample, time, in_main_memory(frame) if bears and not time.repeated else None

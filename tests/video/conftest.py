@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from hatvid.video.pictures import FrameTime
@@ -181,3 +183,30 @@ def play(numbers: Callable[[FrameBatch], list[int]]) -> Callable[..., Played]:
             )
 
     return run
+
+
+@pytest.fixture
+def cuda_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A double of what hatvid/video uses of torch.cuda, and the calls of it in their order."""
+    calls: list[str] = []
+
+    @contextmanager
+    def entered(name: str) -> Iterator[None]:
+        calls.append(name)
+        yield
+        calls.append(f"leave {name}")
+
+    class Stream:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def synchronize(self) -> None:
+            calls.append(f"wait for {self.name}")
+
+    monkeypatch.setattr(torch.cuda, "device", lambda device: entered(f"device {device}"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: entered(stream.name))
+    monkeypatch.setattr(
+        torch.cuda, "default_stream", lambda device: Stream(f"stream 0 of {device}")
+    )
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append(f"make {device}"))
+    return calls

@@ -1,0 +1,416 @@
+"""Frames that stay in a GPU's memory: the arithmetic on the CPU, CUDA's calls by doubles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import torch
+from av.codec.hwaccel import HWDevice
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.dlpack import from_dlpack
+
+from hatvid.errors import InputError, OutOfMemoryError
+from hatvid.options import InputOptions
+from hatvid.video import device_frames, opening, source
+from hatvid.video.convert import PlaneLayout, frame_to_planes
+from hatvid.video.device_frames import (
+    SEMI_PLANAR,
+    cuda_stream,
+    hardware_decoder,
+    planar,
+    read_frame,
+    shared_context,
+    stacked,
+)
+from hatvid.video.pictures import Pictures
+from hatvid.video.source import FrameBatch, VideoSource
+
+GPU = torch.device("cuda", 1)
+TWINS = {"nv12": "yuv420p", "p010le": "yuv420p10le", "p016le": "yuv420p16le"}
+
+
+def noise_frame(name: str, width: int, height: int, seed: int = 0) -> av.VideoFrame:
+    """A frame of noise in FFmpeg's own memory, rows padded as FFmpeg pads them."""
+    noise, depth = np.random.default_rng(seed), SEMI_PLANAR[name]
+    frame = av.VideoFrame(width, height, name)
+    for plane in frame.planes:
+        kind = np.uint8 if depth == 8 else np.uint16
+        rows = np.frombuffer(plane, kind)
+        rows[:] = noise.integers(0, 1 << depth, rows.shape, dtype=kind) << (
+            0 if depth == 8 else 16 - depth
+        )
+    return frame
+
+
+def sides(frame: av.VideoFrame) -> tuple[torch.Tensor, torch.Tensor]:
+    """Luma and chroma as views of FFmpeg's memory, chroma rounded up."""
+    kind = np.uint8 if frame.format.name == "nv12" else np.uint16
+    luma, chroma = (
+        torch.from_numpy(np.frombuffer(p, kind).reshape(-1, p.line_size // kind(0).itemsize))
+        for p in frame.planes
+    )
+    width, height = -(-frame.width // 2), -(-frame.height // 2)
+    both = chroma[:height, : 2 * width].unflatten(1, (width, 2))
+    return luma[: frame.height, : frame.width], both
+
+
+class OnGpu:
+    """A frame of NVDEC as PyAV gives it, its samples in main memory."""
+
+    def __init__(self, frame: av.VideoFrame, calls: list[str], *, name: str | None = None) -> None:
+        self._frame = frame
+        self._calls = calls
+        self.format = SimpleNamespace(name="cuda", components=())
+        self.sw_format = SimpleNamespace(name=name or frame.format.name)
+        self.planes = [SimpleNamespace(**self._plane(n)) for n in range(len(frame.planes))]
+
+    def _plane(self, number: int) -> dict[str, Any]:
+        def export(*, stream: int | None = None) -> object:
+            if stream is not None:  # as PyAV does
+                raise NotImplementedError("CUDA stream synchronization is not supported.")
+            self._calls.append(f"plane {number}")
+            return self._frame.planes[number].__dlpack__()
+
+        return {
+            "__dlpack__": export,
+            "__dlpack_device__": lambda: (2, 1),
+            "buffer_size": self._frame.planes[number].buffer_size,
+        }
+
+    def reformat(self, *, format: str) -> av.VideoFrame:  # noqa: A002 - PyAV's name
+        assert format == self.sw_format.name
+        self._calls.append("download")
+        return self._frame
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._frame, name)
+
+
+# Arithmetic.
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(list(SEMI_PLANAR)),
+    width=st.integers(2, 70),
+    height=st.integers(2, 40),
+    seed=st.integers(0, 1000),
+)
+def test_planes_are_those_of_swscale(name: str, width: int, height: int, seed: int) -> None:
+    frame = noise_frame(name, width, height, seed)
+    expected = frame_to_planes(frame.reformat(format=TWINS[name], threads=1))[1]
+    got = planar(*sides(frame), SEMI_PLANAR[name])
+    for plane, other in zip(got, expected, strict=True):
+        assert plane.is_contiguous()
+        assert plane.dtype == other.dtype
+        assert torch.equal(plane, other)
+
+
+def test_every_code_of_ten_bits_comes_back() -> None:
+    """The words of the upper half would be negative in int16, and none may be rounded."""
+    codes = torch.arange(1024, dtype=torch.int32)
+    words = (codes << 6).to(torch.uint16).reshape(32, 32)
+    chroma = words.reshape(16, 16, 4)[..., :2]
+    luma, cb, _ = planar(words, chroma, 10)
+    assert torch.equal(luma.flatten().to(torch.int32), codes)
+    assert torch.equal(cb.flatten().to(torch.int32), codes[::4])
+
+
+@pytest.mark.parametrize("name", list(SEMI_PLANAR))
+def test_planes_are_copies(name: str) -> None:
+    frame = noise_frame(name, 64, 32)
+    luma, chroma = (from_dlpack(plane.__dlpack__()) for plane in frame.planes)
+    planes = planar(luma, chroma, SEMI_PLANAR[name])
+    before = [plane.clone() for plane in planes]
+    for plane in frame.planes:
+        np.frombuffer(plane, np.uint8)[:] = 0
+    assert all(torch.equal(plane, old) for plane, old in zip(planes, before, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_frames_are_stacked(dtype: torch.dtype) -> None:
+    top = torch.iinfo(dtype).max
+    frames = [torch.tensor([[0, n], [top - n, top]]).to(dtype) for n in range(3)]
+    together = stacked(frames)
+    assert together.dtype == dtype
+    assert [together[n].tolist() for n in range(3)] == [frame.tolist() for frame in frames]
+
+
+# One frame, by doubles.
+
+
+@pytest.mark.parametrize("name", list(SEMI_PLANAR))
+def test_a_frame_is_read_where_it_lies(name: str, cuda_calls: list[str]) -> None:
+    frame = noise_frame(name, 38, 22)
+    layout, planes = read_frame(OnGpu(frame, cuda_calls))  # type: ignore[arg-type]
+    assert cuda_calls == [
+        "device cuda:1",
+        "stream 0 of cuda:1",
+        "plane 0",
+        "plane 1",
+        "leave stream 0 of cuda:1",
+        "wait for stream 0 of cuda:1",
+        "leave device cuda:1",
+    ]
+    expected_layout, expected = frame_to_planes(frame)
+    assert layout == expected_layout == PlaneLayout.of(TWINS[name])
+    assert all(torch.equal(a, b) for a, b in zip(planes, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "name"), [(37, 22, "nv12"), (38, 21, "p010le"), (38, 22, "yuv444p")]
+)
+def test_what_dlpack_does_not_carry_is_brought_to_main_memory(
+    width: int, height: int, name: str, cuda_calls: list[str]
+) -> None:
+    """Of an odd side it would leave out the last chroma samples."""
+    frame = noise_frame("nv12" if name == "yuv444p" else name, width, height)
+    if name == "yuv444p":
+        frame = frame.reformat(format="yuv444p", threads=1)
+    layout, planes = read_frame(OnGpu(frame, cuda_calls))  # type: ignore[arg-type]
+    assert cuda_calls == ["download"]
+    assert [tuple(p.shape) for p in planes] == list(layout.plane_shapes(height, width))
+    assert all(torch.equal(a, b) for a, b in zip(planes, frame_to_planes(frame)[1], strict=True))
+
+
+def test_a_frame_in_main_memory_is_read_there(cuda_calls: list[str]) -> None:
+    frame = noise_frame("p010le", 38, 22)
+    layout, planes = read_frame(frame)
+    assert (layout, cuda_calls) == (frame_to_planes(frame)[0], [])
+    assert torch.equal(planes[0], frame_to_planes(frame)[1][0])
+
+
+def test_memory_that_runs_out_is_told_as_such(cuda_calls: list[str]) -> None:
+    """A job begins again with smaller tiles then."""
+    with (
+        pytest.raises(OutOfMemoryError, match=r"^the memory of cuda:1 ran out.*smaller --tile"),
+        cuda_stream(GPU),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+# Opening.
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, cuda_calls: list[str]) -> list[str]:
+    def device(name: str, **arguments: Any) -> None:
+        cuda_calls.append(f"open {name} {arguments}")
+
+    monkeypatch.setattr(device_frames, "HWDevice", device)
+    return cuda_calls
+
+
+SHARED = {"primary_ctx": "0", "current_ctx": "1"}
+
+
+def test_cuda_shares_the_context_of_pytorch(opened: list[str]) -> None:
+    notes: list[str] = []
+    with hardware_decoder("cuda", GPU, notes) as hardware:
+        opened.append("av.open")
+    assert opened == [
+        "device cuda:1",
+        "make cuda:1",
+        f"open cuda { ({'device': 1, 'options': SHARED}) }",
+        "av.open",
+        "leave device cuda:1",
+    ]
+    assert hardware is not None
+    assert (hardware.is_hw_owned, hardware.device_id) == (True, 1)
+    assert (hardware.options, hardware.allow_software_fallback, notes) == (SHARED, True, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "device"), [("qsv", GPU), ("cuda", None), ("cuda", torch.device("cpu"))]
+)
+def test_other_devices_give_frames_in_main_memory(
+    name: str, device: torch.device | None, opened: list[str]
+) -> None:
+    with hardware_decoder(name, device, []) as hardware:
+        pass
+    assert opened == [f"open {name} {{}}"]
+    assert hardware is not None
+    assert not hardware.is_hw_owned
+
+
+def test_ffmpeg_takes_these_options_together() -> None:
+    """PyAV would add primary_ctx=1 to the frames that stay, which FFmpeg refuses beside it."""
+    with pytest.raises(av.error.ArgumentError):
+        HWDevice("cuda", device=0, options={"current_ctx": "1", "primary_ctx": "1"})
+    try:
+        HWDevice("cuda", device=0, options=shared_context(torch.device("cuda", 0)).options)
+    except av.error.ArgumentError:
+        pytest.fail("FFmpeg does not take the options")
+    except (av.error.FFmpegError, OSError):
+        pass  # no GPU here
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Found no NVIDIA driver on your system.\nPlease"),
+        AssertionError("Torch not compiled with CUDA enabled"),
+    ],
+)
+def test_a_context_that_fails_is_said_in_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, opened: list[str]
+) -> None:
+    def fail(device: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    notes: list[str] = []
+    with hardware_decoder("cuda", GPU, notes) as hardware:
+        assert hardware is None
+    reason = str(error).splitlines()[0]
+    assert notes == [f"no cuda device to decode on ({reason}): decoding on the CPU"]
+    assert not any("open" in call for call in opened)
+
+
+def test_an_error_of_ffmpeg_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, cuda_calls: list[str]
+) -> None:
+    def fail(name: str, **_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(device_frames, "HWDevice", fail)
+    notes: list[str] = []
+    with hardware_decoder("cuda", GPU, notes) as hardware:
+        assert hardware is None
+    assert notes == ["no cuda device to decode on (Operation not supported): decoding on the CPU"]
+
+
+def test_an_error_of_the_file_is_not_one_of_the_device(opened: list[str]) -> None:
+    notes: list[str] = []
+    with pytest.raises(ValueError, match="the file"), hardware_decoder("cuda", GPU, notes):
+        raise ValueError("the file")
+    assert notes == []
+
+
+# A whole source.
+
+
+class Decoded(Pictures):
+    """Its frames are given as NVDEC would give them."""
+
+    calls: list[str]
+    name = "nv12"
+
+    def feed(self, packet: Any) -> Iterator[Any]:
+        return self._uploaded(super().feed(packet))
+
+    def finish(self) -> Iterator[Any]:
+        return self._uploaded(super().finish())
+
+    def _uploaded(self, frames: Iterator[Any]) -> Iterator[Any]:
+        for frame, time in frames:
+            yield OnGpu(frame.reformat(format=self.name, threads=1), self.calls), time
+
+
+@pytest.fixture
+def nvdec(monkeypatch: pytest.MonkeyPatch, cuda_calls: list[str]) -> type[Decoded]:
+    @contextmanager
+    def decoder(name: str, device: torch.device | None, notes: list[str]) -> Iterator[None]:
+        cuda_calls.append(f"decode on {name} {device}")
+        notes.append(f"{name}: a double")
+        yield None
+
+    monkeypatch.setattr(opening, "hardware_decoder", decoder)
+    monkeypatch.setattr(source, "Pictures", Decoded)
+    monkeypatch.setattr(Decoded, "calls", cuda_calls, raising=False)
+    return Decoded
+
+
+def batches(path: Path, **arguments: Any) -> tuple[VideoSource, list[FrameBatch]]:
+    with VideoSource(path, **arguments) as opened:
+        items = list(opened.items(5, frozenset()))
+    return opened, [item for item in items if isinstance(item, FrameBatch)]
+
+
+@pytest.mark.parametrize(("pix_fmt", "name"), [("yuv420p", "nv12"), ("yuv420p10le", "p010le")])
+def test_a_source_gives_the_same_from_either_memory(
+    pix_fmt: str,
+    name: str,
+    tmp_path: Path,
+    make_clip: Callable[..., Path],
+    nvdec: type[Decoded],
+    cuda_calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clip = make_clip(tmp_path / "a.mkv", codec="ffv1", pix_fmt=pix_fmt)
+    monkeypatch.setattr(nvdec, "name", name)
+    reading = InputOptions(hwaccel="cuda")
+    with_gpu, got = batches(clip, reading=reading, device=GPU)
+    assert cuda_calls[0] == "decode on cuda cuda:1"
+    assert cuda_calls.count("plane 0") == 24
+    assert cuda_calls.count("download") == 1  # the first, to tell of the video
+    monkeypatch.undo()
+    without, expected = batches(clip)
+    assert with_gpu.info == without.info
+    assert [b.times for b in got] == [b.times for b in expected]
+    for batch, other in zip(got, expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(batch.planes, other.planes, strict=True))
+
+
+def test_what_carries_captions_lies_in_main_memory(
+    tmp_path: Path,
+    make_clip: Callable[..., Path],
+    nvdec: type[Decoded],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # x264 writes its settings beside its first picture.
+    monkeypatch.setitem(source.KINDS, "SEI_UNREGISTERED", "settings")
+    _, [first, *others] = batches(make_clip(tmp_path / "a.mkv"), device=GPU)
+    assert isinstance(first.carriers[0], av.VideoFrame)
+    assert [kind.type.name for kind in first.carriers[0].side_data[:]] == ["SEI_UNREGISTERED"]
+    assert first.carriers[1:] == (None,) * 4
+    assert not any(batch.carriers for batch in others)
+
+
+def test_frames_to_deinterlace_are_decoded_into_main_memory(
+    tmp_path: Path,
+    make_clip: Callable[..., Path],
+    nvdec: type[Decoded],
+    cuda_calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clip = make_clip(tmp_path / "a.mkv", codec="ffv1")
+    monkeypatch.setattr(source, "Pictures", Pictures)
+    reading = InputOptions(hwaccel="cuda", deinterlace="frame")
+    _, got = batches(clip, reading=reading, device=GPU)
+    assert cuda_calls[0] == "decode on cuda None"
+    assert sum(len(batch.times) for batch in got) == 24
+
+
+def test_a_stream_that_nvdec_refuses_is_told(
+    tmp_path: Path, make_clip: Callable[..., Path]
+) -> None:
+    """FFmpeg then decodes in software, without a word."""
+    clip = make_clip(tmp_path / "a.mp4", pix_fmt="yuv420p10le")
+    with VideoSource(clip, reading=InputOptions(hwaccel="cuda"), device=GPU) as opened:
+        opened.notes.clear()
+        context = SimpleNamespace(name="h264", profile="High 10", is_hwaccel=True)
+        opened.stream = SimpleNamespace(codec_context=context)  # type: ignore[assignment]
+        opened._tell_of_device()
+        assert opened.notes == ["cuda does not decode this h264 (High 10): decoding on the CPU"]
+
+
+def test_no_gpu_is_one_note_and_all_frames(tmp_path: Path, make_clip: Callable[..., Path]) -> None:
+    gone = torch.device("cuda", 99 if torch.cuda.is_available() else 0)
+    opened, got = batches(
+        make_clip(tmp_path / "a.mp4"), reading=InputOptions(hwaccel="cuda"), device=gone
+    )
+    assert sum(len(batch.times) for batch in got) == 24
+    [note] = opened.notes
+    assert note.startswith("no cuda device to decode on (")
+    assert "\n" not in note
+    with pytest.raises(InputError):
+        VideoSource(tmp_path / "b.mp4", reading=InputOptions(hwaccel="cuda"), device=gone)
