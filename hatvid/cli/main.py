@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from hatvid import __version__
+from hatvid.cli.bench import bench
 from hatvid.cli.export import export
 from hatvid.cli.info import info
 from hatvid.cli.lines import one_line
@@ -30,7 +31,7 @@ def cli() -> None:
     """Make videos larger with HAT, losing nothing."""
 
 
-for _command in (upscale, info, preview, verify, models, export, seams):
+for _command in (upscale, info, preview, verify, models, export, seams, bench):
     cli.add_command(_command)
 
 

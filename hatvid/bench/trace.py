@@ -1,0 +1,240 @@
+"""What a network runs on an NVIDIA GPU, operator by operator, without one.
+
+The network runs on fake CUDA tensors (``FakeTensorMode``): they have shapes, strides and
+devices but no memory, so that a frame of any size takes seconds. Operators are met as
+PyTorch dispatches them, with two exceptions. ``scaled_dot_product_attention`` is met
+whole, one level higher: as one kernel where PyTorch's memory-efficient kernel takes it, else
+as the operators of PyTorch's MATH path. And ``_safe_softmax``, which is met whole, is
+counted as what it is made of.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hatvid.bench.costs import Operator, attention_cost, operator_cost, tensors, touched
+
+__all__ = ["Trace", "takes_fused", "trace_network"]
+
+aten = torch.ops.aten
+
+GPU = torch.device("cuda", 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What one run of a network does."""
+
+    operators: tuple[Operator, ...]
+
+    fused: int
+    """Attentions that were one kernel."""
+
+    unfused: int
+    """Attentions whose scores went through memory."""
+
+
+def trace_network(
+    network: nn.Module,
+    shape: Sequence[int],
+    dtype: torch.dtype = torch.float32,
+    *,
+    channels_last: bool = False,
+    keep_scores: bool = False,
+) -> Trace:
+    """Run a network on fake CUDA tensors and note what it does.
+
+    ``prepare(height, width)``, if the network has it, is called first and not counted.
+
+    Args:
+        network: on the CPU, in eval mode. It is not changed.
+        shape: (N, C, H, W) of the input.
+        dtype: of the input.
+        channels_last: lay out the weights of convolutions as a CUDA engine has them.
+        keep_scores: count attention that is written out, as two products of batches of
+            matrices with a softmax between them, as one kernel whose scores stay on the
+            chip.
+
+    Raises:
+        EngineError: it multiplies matrices in a way that is not known.
+    """
+    fake = FakeTensorMode()
+    with fake, torch.no_grad():
+        ready = _on_gpu(network, channels_last)
+        prepare = getattr(ready, "prepare", None)
+        if prepare is not None:
+            prepare(*shape[2:])
+        x = torch.empty(tuple(shape), dtype=dtype, device=GPU)
+        recorder = _Recorder(keep_scores)
+        with _WholeAttention(recorder), recorder:
+            ready(x)
+    return Trace(
+        operators=tuple(recorder.operators), fused=recorder.fused, unfused=recorder.unfused
+    )
+
+
+def takes_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
+    """Whether PyTorch has one kernel for an attention.
+
+    Flash attention takes no bias. The memory-efficient kernel and cuDNN's take one, of q's
+    dtype, if vectors of 16 bytes fit: head sizes of a multiple of 8 (fp32: 4), the last axis
+    dense, each row and the beginning on 16 bytes (``sdp_utils.cpp``, PyTorch 2.14).
+
+    Args:
+        q: (N, heads, queries, D).
+        k: (N, heads, keys, D).
+        v: (N, heads, keys, D).
+        bias: broadcasts to (N, heads, queries, keys).
+    """
+    given = [t for t in (q, k, v, bias) if t is not None]
+    vector = 16 // q.element_size()
+    return all(
+        t.dtype == q.dtype
+        and t.stride(-1) == 1
+        and t.shape[-1] % vector == 0
+        and t.storage_offset() % vector == 0
+        and all(step % vector == 0 for step in t.stride()[:-1])
+        for t in given
+    )
+
+
+class _WholeAttention(TorchFunctionMode):
+    """Catches attention before PyTorch takes it apart."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return self._recorder.attention(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every operator that runs something on the GPU."""
+
+    def __init__(self, keep_scores: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operators: list[Operator] = []
+        self.fused = self.unfused = 0
+        self._keep_scores = keep_scores
+        # Which operator the scores in a storage belong to. The storage is held as well:
+        # a new one could get the address of one that has gone.
+        self._scores: dict[int, tuple[int, Any]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func == aten._safe_softmax.default:
+            with self:
+                return _safe_softmax(*args, **kwargs)
+        if func.namespace == "hatvid":
+            self.fused += 1
+        out = func(*args, **kwargs)
+        cost = operator_cost(func, args, kwargs, out)
+        if cost is not None and not (
+            self._keep_scores and self._on_chip(func, cost, tensors((args, kwargs)), tensors(out))
+        ):
+            self.operators.append(cost)
+        return out
+
+    def attention(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        *,
+        scale: float | None = None,
+    ) -> Tensor:
+        """In place of ``scaled_dot_product_attention``."""
+        if takes_fused(q, k, v, attn_mask):
+            # The kernel writes (N, queries, heads, D).
+            heads, queries = q.shape[-3:-1]
+            out = q.new_empty((*q.shape[:-3], queries, heads, v.shape[-1])).transpose(-3, -2)
+            cost = attention_cost("scaled_dot_product_attention", q, k, v, attn_mask, out)
+            self.operators.append(cost)
+            self.fused += 1
+            return out
+        self.unfused += 1
+        math: Tensor = aten._scaled_dot_product_attention_math.default(
+            q, k, v, attn_mask, dropout_p, is_causal, None, scale=scale
+        )[0]
+        return math
+
+    def _on_chip(
+        self, func: Any, cost: Operator, inputs: list[Tensor], outputs: list[Tensor]
+    ) -> bool:
+        """Follow scores from one product of batches to the next; count them as one kernel."""
+        held = [t for t in inputs if _storage(t) in self._scores]
+        if func == aten.bmm.default and not held:
+            self.fused += 1
+            self._hold(outputs, len(self.operators))
+            self.operators.append(replace(cost, name="attention", written=0))
+            return True
+        if not held:
+            return False
+        at = self._scores[_storage(held[0])][0]
+        whole = self.operators[at]
+        written = cost.written
+        if func != aten.bmm.default:
+            self._hold(outputs, at)
+            written = 0
+        self.operators[at] = replace(
+            whole,
+            flops=whole.flops + cost.flops,
+            elements=whole.elements + cost.elements,
+            read=whole.read + cost.read - sum(touched(t) for t in held),
+            written=whole.written + written,
+        )
+        return True
+
+    def _hold(self, scores: list[Tensor], at: int) -> None:
+        for tensor in scores:
+            self._scores[_storage(tensor)] = (at, tensor.untyped_storage())
+
+
+def _storage(tensor: Tensor) -> int:
+    address: int = tensor.untyped_storage()._cdata
+    return address
+
+
+def _safe_softmax(scores: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """As ``_safe_softmax`` in ``aten/src/ATen/native/transformers/attention.cpp``."""
+    out = torch.softmax(scores, dim, dtype)
+    masked = torch.all(scores.eq(float("-inf")), dim, keepdim=True)
+    zero = torch.scalar_tensor(0.0, dtype=out.dtype, device=out.device)
+    return torch.where(masked, zero, out)
+
+
+def _on_gpu(network: nn.Module, channels_last: bool) -> nn.Module:
+    """A copy whose parameters and buffers are fake and on the GPU."""
+    memo: dict[int, Any] = {}
+    for value in [value for module in network.modules() for value in vars(module).values()]:
+        if isinstance(value, Tensor):  # no buffer: it stays where it is, as with .to()
+            memo[id(value)] = torch.empty(value.shape, dtype=value.dtype)
+    for tensor in itertools.chain(network.parameters(), network.buffers()):
+        layout = tensor.stride()
+        fake = torch.empty_strided(tensor.shape, layout, dtype=tensor.dtype, device=GPU)
+        if channels_last and tensor.dim() == 4:
+            fake = fake.contiguous(memory_format=torch.channels_last)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(fake, requires_grad=False) if is_parameter else fake
+    return copy.deepcopy(network, memo)
