@@ -81,14 +81,15 @@ class PictureSink:
         """Write the frames of a batch.
 
         Args:
-            item: a batch; its planes are (N, H, W), of uint8 or of uint16 that use all
-                16 bits, in full range: gray or R, G, B, then alpha if there is any.
+            item: a batch on the CPU or complete on a GPU; its planes are (N, H, W), of uint8
+                or of uint16 that use all 16 bits, in full range: gray or R, G, B, then alpha
+                if there is any.
 
         Raises:
             OutputError: a file cannot be written.
         """
         assert isinstance(item, FrameBatch)  # no packets are asked for
-        for planes in zip(*item.planes, strict=True):
+        for planes in zip(*(plane.cpu() for plane in item.planes), strict=True):
             samples = np.stack([plane.numpy() for plane in planes], axis=-1)
             path = numbered_name(self._pattern, self._start + self.frames)
             self._place(path, encode_png(samples, self._chunks))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hatvid.video.convert import PlaneLayout, planes_to_frame
 
-__all__ = ["CARRIED", "KINDS", "carried", "carrying_options", "frame_beside"]
+__all__ = ["CARRIED", "KINDS", "bears", "carried", "carrying_options", "frame_beside"]
 
 KINDS = {
     "A53_CC": "closed captions",
@@ -49,6 +49,11 @@ def carried(codec: str, kind: str) -> bool:
     return kind in CARRIED.get(codec, ())
 
 
+def bears(carrier: av.VideoFrame | None, codec: str) -> bool:
+    """Whether a frame has side data that an encoder writes."""
+    return carrier is not None and any(carried(codec, kind.name) for kind in carrier.side_data)
+
+
 def carrying_options(codec: str) -> dict[str, str]:
     """What an encoder must be told to write all the side data that it can."""
     return dict(_OPTIONS.get(codec, {}))
@@ -69,7 +74,7 @@ def frame_beside(
         A frame without pts; what it says of its colours may be the carrier's.
     """
     made = planes_to_frame(planes, layout)
-    if carrier is None or not any(carried(codec, kind.name) for kind in carrier.side_data):
+    if carrier is None or not bears(carrier, codec):
         return made
     try:
         # The only way that PyAV has to copy side data; the samples are replaced at once. Where

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import BinaryIO
 
 import av
+import torch
 
 from hatvid.errors import HatvidError, OutputError
 from hatvid.options import StreamOptions
@@ -47,6 +48,8 @@ class VideoSink:
         cut: the output begins or ends within the input: timestamps are moved so that
             the first frame is at 0.
         plan: what becomes of the other streams; None takes all that the container holds.
+        device: where the planes of the frames will lie; None is main memory. From a GPU
+            NVENC takes them there, see :attr:`on_device`.
 
     Raises:
         OutputError: the encoder or the container refuses the format.
@@ -60,12 +63,14 @@ class VideoSink:
         *,
         cut: bool = False,
         plan: StreamPlan | None = None,
+        device: torch.device | None = None,
     ) -> None:
         muxer = form.container.muxer
         if plan is None:
             plan = plan_streams(source.container, source.stream, StreamOptions(), muxer, cut=cut)
         self._format = form
         self._cut = cut
+        self._device = device
         self._offset: Fraction | None = None
         self._early: list[AnyPacket] = []
         self.fates: tuple[StreamFate, ...] = plan.fates
@@ -113,6 +118,12 @@ class VideoSink:
         """Indices of the input streams whose packets :meth:`write` takes."""
 
     @property
+    def on_device(self) -> bool:
+        """Whether the encoder takes planes where they lie in a GPU's memory. If not,
+        :meth:`write` brings those that lie there to main memory."""
+        return self._video.on_device
+
+    @property
     def frames(self) -> int:
         """How many the encoder was given."""
         return self._video.frames
@@ -144,6 +155,10 @@ class VideoSink:
 
     def write(self, item: FrameBatch | AnyPacket) -> None:
         """Encode the frames of a batch, or copy one packet.
+
+        Args:
+            item: a batch may lie on the CPU or on a GPU, its planes complete: no stream is
+                waited for. They may be overwritten when this returns.
 
         Raises:
             OutputError: the encoder failed, or the file cannot be written.
@@ -206,10 +221,15 @@ class VideoSink:
         if form.display_matrix is not None:
             matrix = _scaled(form.display_matrix, form.width, source.info.width)
             form = replace(form, display_matrix=matrix)
-        self._video = VideoTrack(self._container, form, tags, source.stream.disposition)
+        self._video = VideoTrack(
+            self._container, form, tags, source.stream.disposition, self._device
+        )
+        self.notes += self._video.notes
 
     def _encode(self, batch: FrameBatch) -> None:
         carriers = batch.carriers or (None,) * len(batch.times)
+        if not self.on_device:
+            batch = replace(batch, planes=tuple(plane.cpu() for plane in batch.planes))
         for number, time in enumerate(batch.times):
             if self._offset is None:
                 self._begin(time)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
+import torch
 from av.container import OutputContainer
 from av.stream import Disposition
 from torch import Tensor
 
 from hatvid.video.color import ColorTags
 from hatvid.video.containers import Container
+from hatvid.video.device_frames import cuda_context
+from hatvid.video.device_surfaces import surfaces_for
 from hatvid.video.encoder_trial import quiet
 from hatvid.video.encoders import EncoderChoice
 from hatvid.video.pictures import AnyPacket, FrameTime
-from hatvid.video.sidedata import KINDS, carried, carrying_options, frame_beside
+from hatvid.video.sidedata import KINDS, bears, carried, carrying_options, frame_beside
 from hatvid.video.tags import MOV_FAMILY
 
 __all__ = ["OutputFormat", "VideoTrack"]
@@ -63,6 +66,8 @@ class VideoTrack:
         form: of the frames and of what they become.
         tags: of the stream.
         disposition: of the stream.
+        device: where the planes will lie; None is main memory. Frames go to NVENC from
+            there, to all other encoders through main memory.
 
     Raises:
         ValueError, av.error.FFmpegError: the encoder or the container refuses.
@@ -74,6 +79,7 @@ class VideoTrack:
         form: OutputFormat,
         tags: dict[str, str],
         disposition: Disposition,
+        device: torch.device | None = None,
     ) -> None:
         self._output = output
         self._format = form
@@ -86,18 +92,27 @@ class VideoTrack:
         self.frames = 0
         self.side_data_lost: Counter[str] = Counter()
         """Of how many frames the encoder does not write which kind of side data."""
+        self.notes: list[str] = []
         rate = form.rate or _UNKNOWN_RATE
         # The source's clock, not the frame rate's: pts then pass through as integers.
         self._time_base = form.time_base if form.container.timed else 1 / rate
         codec = form.encoder.codec
-        stream = output.add_stream(
-            codec, rate=rate, options=carrying_options(codec) | form.encoder.options
-        )
+        options = carrying_options(codec) | form.encoder.options
+        size = (form.width, form.height)
+        self._surfaces = surfaces_for(codec, form.encoder.layout, options, size, device, self.notes)
+        if self._surfaces is None:
+            stream = output.add_stream(codec, rate=rate, options=options)
+        else:
+            with cuda_context(self._surfaces.device):
+                hardware = self._surfaces.accelerator()
+                stream = output.add_stream(codec, rate=rate, options=options, hwaccel=hardware)
         assert isinstance(stream, av.VideoStream)
         self._stream = stream
         context = stream.codec_context
         context.width, context.height = form.width, form.height
         context.pix_fmt = form.encoder.layout.pix_fmt
+        if self._surfaces is not None:
+            context.sw_format = self._surfaces.pix_fmt
         context.time_base = self._time_base
         stream.time_base = self._time_base
         context.framerate = rate
@@ -117,13 +132,18 @@ class VideoTrack:
         stream.metadata.update(tags)
         stream.disposition = disposition
 
+    @property
+    def on_device(self) -> bool:
+        """Whether frames go to the encoder from a GPU's memory."""
+        return self._surfaces is not None
+
     def encode(
         self, planes: tuple[Tensor, ...], time: FrameTime, pts: int, carrier: av.VideoFrame | None
     ) -> None:
         """Encode one frame.
 
         Args:
-            planes: one (h, w) CPU tensor a component.
+            planes: one (h, w) tensor a component, on the CPU or complete on a GPU.
             time: in the source; its duration counts.
             pts: in the output, in units of the source's time base.
             carrier: see :class:`~hatvid.video.source.FrameBatch`.
@@ -132,15 +152,14 @@ class VideoTrack:
             av.error.FFmpegError, OSError: the encoder fails, or the file.
         """
         codec, tags = self._format.encoder.codec, self._format.tags
-        frame = frame_beside(carrier, planes, self._format.encoder.layout, codec)
+        timed = self._format.container.timed
+        stamp, duration = (pts, time.duration) if timed else (self.frames, 1)
+        frame = self._frame(planes, stamp, carrier)
         if carrier is not None:
             kept = {kind.name for kind in frame.side_data if carried(codec, kind.name)}
             there = {kind.name for kind in carrier.side_data}
             self.side_data_lost.update({KINDS[name] for name in there & KINDS.keys() - kept})
-        if self._format.container.timed:
-            frame.pts, frame.duration = pts, time.duration
-        else:
-            frame.pts, frame.duration = self.frames, 1
+        frame.pts, frame.duration = stamp, duration
         if frame.duration > 0:
             self._durations[frame.pts] = frame.duration
         if self.frames == 0:
@@ -154,6 +173,17 @@ class VideoTrack:
         frame.chroma_location = tags.chroma_location
         self._mux(self._stream.encode(frame))
         self.frames += 1
+
+    def _frame(
+        self, planes: tuple[Tensor, ...], pts: int, carrier: av.VideoFrame | None
+    ) -> av.VideoFrame:
+        codec, layout = self._format.encoder.codec, self._format.encoder.layout
+        if self._surfaces is not None:
+            if not bears(carrier, codec):
+                return self._surfaces.frame(planes, pts)
+            # PyAV puts side data on frames in main memory alone, and then uploads them.
+            layout = replace(layout, pix_fmt=self._surfaces.pix_fmt)
+        return frame_beside(carrier, tuple(plane.cpu() for plane in planes), layout, codec)
 
     def finish(self) -> None:
         """Drain the encoder; raises as :meth:`encode`."""
@@ -180,6 +210,8 @@ class VideoTrack:
         for packet in packets:
             # Not every encoder hands a frame's duration on.
             duration = self._durations.pop(packet.pts, 0) if packet.pts is not None else 0
+            if self._surfaces is not None and packet.pts is not None:
+                self._surfaces.release(packet.pts)
             packet.duration = packet.duration or duration
             if self._held is None:
                 self._decoded_from = packet.dts or 0
