@@ -1,0 +1,272 @@
+"""Recordings repeat what was recorded, on other inputs, without the module's Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cuda_double import CudaDouble
+from torch import Tensor, nn
+
+from hatvid.engine import TileSpec
+from hatvid.engine.cudagraph import CudaRuntime
+from hatvid.engine.eager import EagerEngine
+from hatvid.engine.recorded import RecordedEngine
+from hatvid.engine.replay import Replay
+from hatvid.engine.runtime import HostRuntime, Runtime
+from hatvid.errors import EngineError, OutOfMemoryError
+from hatvid.model.forms import Forms
+from hatvid.model.zoo import load_model
+
+CPU = torch.device("cpu")
+RUNTIMES: dict[str, Callable[[], Runtime]] = {
+    "replay": HostRuntime,
+    "cudagraph": lambda: CudaRuntime(CPU, CudaDouble()),
+}
+SHAPES = [(16, 16), (48, 32), (20, 37)]
+
+
+@pytest.fixture(params=list(RUNTIMES))
+def runtime(request: pytest.FixtureRequest) -> Runtime:
+    return RUNTIMES[request.param]()
+
+
+@pytest.fixture(scope="module")
+def forms() -> Forms:
+    return Forms(load_model("hat-nano-x4", 4))
+
+
+def _tiles(spec: TileSpec, seed: int) -> Tensor:
+    return torch.rand(spec.input_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _poison(engine: RecordedEngine) -> None:
+    assert engine._recording is not None
+    for output in engine._recording.outputs:
+        output.fill_(float("nan"))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4])
+def test_it_is_eager_bit_for_bit_whatever_shape_comes_next(
+    runtime: Runtime, forms: Forms, batch: int
+) -> None:
+    engines = []
+    for height, width in SHAPES:
+        spec = TileSpec(batch=batch, height=height, width=width, scale=4)
+        engines.append(
+            (
+                RecordedEngine(forms.form(), spec, runtime=runtime, name="replay"),
+                EagerEngine(forms.form(), spec),
+            )
+        )
+    for turn in range(2):
+        for number, (recorded, eager) in enumerate(engines):
+            tiles = _tiles(eager.spec, 10 * turn + number)
+            _poison(recorded)
+            assert torch.equal(recorded.run(tiles), eager.run(tiles))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
+def test_so_are_the_forms_that_a_gpu_gets(
+    runtime: Runtime, forms: Forms, precision: str, chunked: bool
+) -> None:
+    spec = TileSpec(batch=2, height=32, width=48, scale=4)
+    form = forms.form(precision, chunked=chunked)
+    recorded = RecordedEngine(form, spec, runtime=runtime, name="replay", precision=precision)
+    eager = EagerEngine(form, spec, precision=precision)
+    for seed in range(2):
+        tiles = _tiles(spec, seed)
+        _poison(recorded)
+        assert torch.equal(recorded.run(tiles), eager.run(tiles))
+
+
+class _Mute(nn.Module):
+    """Raises once ``spoken``: copies of it share that."""
+
+    def __init__(self, net: nn.Module, spoken: list[bool]) -> None:
+        super().__init__()
+        self.net = net
+        self.spoken = spoken
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Mute:
+        import copy
+
+        return _Mute(copy.deepcopy(self.net, memo), self.spoken)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.spoken:
+            raise AssertionError("Python ran again")
+        result: Tensor = self.net(x)
+        return result
+
+
+def test_no_python_of_the_module_runs_again(
+    runtime: Runtime, net: nn.Module, spec: TileSpec, tiles: Tensor
+) -> None:
+    spoken: list[bool] = []
+    engine = RecordedEngine(_Mute(net, spoken), spec, runtime=runtime, name="replay")
+    spoken.append(True)
+    with torch.no_grad():
+        expected = net(1 - tiles)
+    _poison(engine)
+    assert torch.equal(engine.run(1 - tiles), expected)
+
+
+def test_the_output_is_one_buffer(
+    runtime: Runtime, net: nn.Module, spec: TileSpec, tiles: Tensor
+) -> None:
+    engine = RecordedEngine(net, spec, runtime=runtime, name="replay")
+    first = engine.run(tiles)
+    assert engine.run(1 - tiles) is first
+
+
+def test_the_weights_are_its_own(
+    runtime: Runtime, net: nn.Module, spec: TileSpec, tiles: Tensor
+) -> None:
+    import copy
+
+    other = copy.deepcopy(net)
+    engine = RecordedEngine(other, spec, runtime=runtime, name="replay")
+    with torch.no_grad():
+        expected = net(tiles)
+        for parameter in other.parameters():
+            parameter.zero_()
+    assert torch.equal(engine.run(tiles), expected)
+
+
+class _Reads(nn.Module):
+    def __init__(self, net: nn.Module, reads: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.reads = net, reads
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.net(self.reads(x))
+        return result
+
+
+def _branch(x: Tensor) -> Tensor:
+    return x if x.mean() > 0.4 else -x
+
+
+def _item(x: Tensor) -> Tensor:
+    return x * float(x.max())
+
+
+@pytest.mark.parametrize("reads", [_branch, _item])
+def test_what_reads_values_is_refused(
+    runtime: Runtime, net: nn.Module, spec: TileSpec, reads: Callable[[Tensor], Tensor]
+) -> None:
+    with pytest.raises(EngineError) as caught:
+        RecordedEngine(_Reads(net, reads), spec, runtime=runtime, name="replay")
+    assert "\n" not in str(caught.value)
+
+
+class _Hungry(nn.Module):
+    """Has no memory until it was asked to take smaller pieces often enough."""
+
+    def __init__(self, net: nn.Module, refusals: int) -> None:
+        super().__init__()
+        self.net, self.refusals = net, refusals
+
+    def shrink(self) -> bool:
+        self.refusals -= 1
+        return self.refusals >= 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.refusals:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+        result: Tensor = self.net(x)
+        return result
+
+
+def test_memory_that_runs_out_makes_pieces_smaller(
+    runtime: Runtime, net: nn.Module, spec: TileSpec, tiles: Tensor
+) -> None:
+    engine = RecordedEngine(_Hungry(net, 2), spec, runtime=runtime, name="replay")
+    with torch.no_grad():
+        assert torch.equal(engine.run(tiles), net(tiles))
+
+
+def test_memory_that_is_not_there_is_said(runtime: Runtime, net: nn.Module, spec: TileSpec) -> None:
+    class Never(_Hungry):
+        def shrink(self) -> bool:
+            return False
+
+    with pytest.raises(OutOfMemoryError, match="choose a smaller tile"):
+        RecordedEngine(Never(net, 1), spec, runtime=runtime, name="replay")
+
+
+def test_a_view_of_an_input_is_copied() -> None:
+    """Or the output would follow the input before the next replay."""
+    recording = Replay(lambda x: (x[:, :1], x + 1), (torch.zeros(2, 3),))
+    recording.inputs[0].fill_(5)
+    assert recording.outputs[0].eq(0).all()
+    recording.replay()
+    assert recording.outputs[0].eq(5).all()
+    assert recording.outputs[1].eq(6).all()
+
+
+def test_compiled_before_it_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, net: nn.Module, spec: TileSpec, tiles: Tensor
+) -> None:
+    double = CudaDouble()
+    seen: list[Any] = []
+
+    def compile_(module: nn.Module, **options: Any) -> nn.Module:
+        seen.append((options, list(double.calls)))
+        return module
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    engine = RecordedEngine(
+        net, spec, runtime=CudaRuntime(CPU, double), name="cudagraph", compiled=True
+    )
+    ((options, before),) = seen
+    assert before == [], "compiled before anything is recorded"
+    assert options["options"] == {"triton.cudagraphs": False}
+    assert options["dynamic"] is False
+    with torch.no_grad():
+        assert torch.equal(engine.run(tiles), net(tiles))
+
+
+@pytest.fixture
+def double() -> CudaDouble:
+    return CudaDouble()
+
+
+def test_order_of_warm_up_capture_and_replay(
+    double: CudaDouble, net: nn.Module, spec: TileSpec, tiles: Tensor
+) -> None:
+    engine = RecordedEngine(
+        net, spec, runtime=CudaRuntime(torch.device("cpu"), double), name="cudagraph"
+    )
+    side = double.streams[0].number
+    assert double.calls == [
+        ("device", "cpu"),
+        ("wait_stream", side, -1),  # what made the inputs, before the warm-up reads them
+        ("warm up on", side),
+        ("wait_stream", -1, side),  # the warm-up, before anything else
+        ("capture", side, "thread_local"),  # on the stream that was warmed up
+    ]
+    double.calls.clear()
+    engine.run(tiles)
+    assert double.calls == [("replay", -1)]
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_on_a_gpu(forms: Forms, precision: str) -> None:
+    device = torch.device("cuda:0")
+    spec = TileSpec(batch=2, height=48, width=64, scale=4, device=device)
+    form = forms.form(precision)
+    recorded = RecordedEngine(
+        form, spec, runtime=CudaRuntime(device), name="cudagraph", precision=precision
+    )
+    eager = EagerEngine(form, spec, precision=precision)
+    for seed in range(3):
+        tiles = _tiles(spec, seed).to(device)
+        _poison(recorded)
+        tolerance = 1e-4 if precision == "fp32" else 2e-2
+        torch.testing.assert_close(recorded.run(tiles), eager.run(tiles), rtol=0, atol=tolerance)
