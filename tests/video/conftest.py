@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -210,3 +211,41 @@ def cuda_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     )
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append(f"make {device}"))
     return calls
+
+
+class OnGpu:
+    """A frame of NVDEC as PyAV gives it, its samples in main memory."""
+
+    def __init__(self, frame: av.VideoFrame, calls: list[str]) -> None:
+        self._frame = frame
+        self._calls = calls
+        self.format = SimpleNamespace(name="cuda", components=())
+        self.sw_format = SimpleNamespace(name=frame.format.name)
+        self.planes = [SimpleNamespace(**self._plane(n)) for n in range(len(frame.planes))]
+
+    def _plane(self, number: int) -> dict[str, Any]:
+        def export(*, stream: int | None = None) -> object:
+            if stream is not None:  # as PyAV does
+                raise NotImplementedError("CUDA stream synchronization is not supported.")
+            self._calls.append(f"plane {number}")
+            return self._frame.planes[number].__dlpack__()
+
+        return {
+            "__dlpack__": export,
+            "__dlpack_device__": lambda: (2, 1),
+            "buffer_size": self._frame.planes[number].buffer_size,
+        }
+
+    def reformat(self, *, format: str) -> av.VideoFrame:  # noqa: A002 - PyAV's name
+        assert format == self.sw_format.name
+        self._calls.append("download")
+        return self._frame
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._frame, name)
+
+
+@pytest.fixture
+def on_gpu(cuda_calls: list[str]) -> Callable[[av.VideoFrame], OnGpu]:
+    """A frame as NVDEC would give it; what is asked of it is among the ``cuda_calls``."""
+    return lambda frame: OnGpu(frame, cuda_calls)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -17,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.dlpack import from_dlpack
 
-from hatvid.errors import InputError, OutOfMemoryError
-from hatvid.options import InputOptions
-from hatvid.video import device_frames, opening, source
+from hatvid.errors import OutOfMemoryError
+from hatvid.video import device_frames
 from hatvid.video.convert import PlaneLayout, frame_to_planes
 from hatvid.video.device_frames import (
     SEMI_PLANAR,
@@ -30,8 +26,6 @@ from hatvid.video.device_frames import (
     shared_context,
     stacked,
 )
-from hatvid.video.pictures import Pictures
-from hatvid.video.source import FrameBatch, VideoSource
 
 GPU = torch.device("cuda", 1)
 TWINS = {"nv12": "yuv420p", "p010le": "yuv420p10le", "p016le": "yuv420p16le"}
@@ -60,38 +54,6 @@ def sides(frame: av.VideoFrame) -> tuple[torch.Tensor, torch.Tensor]:
     width, height = -(-frame.width // 2), -(-frame.height // 2)
     both = chroma[:height, : 2 * width].unflatten(1, (width, 2))
     return luma[: frame.height, : frame.width], both
-
-
-class OnGpu:
-    """A frame of NVDEC as PyAV gives it, its samples in main memory."""
-
-    def __init__(self, frame: av.VideoFrame, calls: list[str], *, name: str | None = None) -> None:
-        self._frame = frame
-        self._calls = calls
-        self.format = SimpleNamespace(name="cuda", components=())
-        self.sw_format = SimpleNamespace(name=name or frame.format.name)
-        self.planes = [SimpleNamespace(**self._plane(n)) for n in range(len(frame.planes))]
-
-    def _plane(self, number: int) -> dict[str, Any]:
-        def export(*, stream: int | None = None) -> object:
-            if stream is not None:  # as PyAV does
-                raise NotImplementedError("CUDA stream synchronization is not supported.")
-            self._calls.append(f"plane {number}")
-            return self._frame.planes[number].__dlpack__()
-
-        return {
-            "__dlpack__": export,
-            "__dlpack_device__": lambda: (2, 1),
-            "buffer_size": self._frame.planes[number].buffer_size,
-        }
-
-    def reformat(self, *, format: str) -> av.VideoFrame:  # noqa: A002 - PyAV's name
-        assert format == self.sw_format.name
-        self._calls.append("download")
-        return self._frame
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._frame, name)
 
 
 # Arithmetic.
@@ -148,9 +110,11 @@ def test_frames_are_stacked(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", list(SEMI_PLANAR))
-def test_a_frame_is_read_where_it_lies(name: str, cuda_calls: list[str]) -> None:
+def test_a_frame_is_read_where_it_lies(
+    name: str, cuda_calls: list[str], on_gpu: Callable[[av.VideoFrame], Any]
+) -> None:
     frame = noise_frame(name, 38, 22)
-    layout, planes = read_frame(OnGpu(frame, cuda_calls))  # type: ignore[arg-type]
+    layout, planes = read_frame(on_gpu(frame))
     assert cuda_calls == [
         "device cuda:1",
         "stream 0 of cuda:1",
@@ -169,13 +133,17 @@ def test_a_frame_is_read_where_it_lies(name: str, cuda_calls: list[str]) -> None
     ("width", "height", "name"), [(37, 22, "nv12"), (38, 21, "p010le"), (38, 22, "yuv444p")]
 )
 def test_what_dlpack_does_not_carry_is_brought_to_main_memory(
-    width: int, height: int, name: str, cuda_calls: list[str]
+    width: int,
+    height: int,
+    name: str,
+    cuda_calls: list[str],
+    on_gpu: Callable[[av.VideoFrame], Any],
 ) -> None:
     """Of an odd side it would leave out the last chroma samples."""
     frame = noise_frame("nv12" if name == "yuv444p" else name, width, height)
     if name == "yuv444p":
         frame = frame.reformat(format="yuv444p", threads=1)
-    layout, planes = read_frame(OnGpu(frame, cuda_calls))  # type: ignore[arg-type]
+    layout, planes = read_frame(on_gpu(frame))
     assert cuda_calls == ["download"]
     assert [tuple(p.shape) for p in planes] == list(layout.plane_shapes(height, width))
     assert all(torch.equal(a, b) for a, b in zip(planes, frame_to_planes(frame)[1], strict=True))
@@ -293,124 +261,3 @@ def test_an_error_of_the_file_is_not_one_of_the_device(opened: list[str]) -> Non
     with pytest.raises(ValueError, match="the file"), hardware_decoder("cuda", GPU, notes):
         raise ValueError("the file")
     assert notes == []
-
-
-# A whole source.
-
-
-class Decoded(Pictures):
-    """Its frames are given as NVDEC would give them."""
-
-    calls: list[str]
-    name = "nv12"
-
-    def feed(self, packet: Any) -> Iterator[Any]:
-        return self._uploaded(super().feed(packet))
-
-    def finish(self) -> Iterator[Any]:
-        return self._uploaded(super().finish())
-
-    def _uploaded(self, frames: Iterator[Any]) -> Iterator[Any]:
-        for frame, time in frames:
-            yield OnGpu(frame.reformat(format=self.name, threads=1), self.calls), time
-
-
-@pytest.fixture
-def nvdec(monkeypatch: pytest.MonkeyPatch, cuda_calls: list[str]) -> type[Decoded]:
-    @contextmanager
-    def decoder(name: str, device: torch.device | None, notes: list[str]) -> Iterator[None]:
-        cuda_calls.append(f"decode on {name} {device}")
-        notes.append(f"{name}: a double")
-        yield None
-
-    monkeypatch.setattr(opening, "hardware_decoder", decoder)
-    monkeypatch.setattr(source, "Pictures", Decoded)
-    monkeypatch.setattr(Decoded, "calls", cuda_calls, raising=False)
-    return Decoded
-
-
-def batches(path: Path, **arguments: Any) -> tuple[VideoSource, list[FrameBatch]]:
-    with VideoSource(path, **arguments) as opened:
-        items = list(opened.items(5, frozenset()))
-    return opened, [item for item in items if isinstance(item, FrameBatch)]
-
-
-@pytest.mark.parametrize(("pix_fmt", "name"), [("yuv420p", "nv12"), ("yuv420p10le", "p010le")])
-def test_a_source_gives_the_same_from_either_memory(
-    pix_fmt: str,
-    name: str,
-    tmp_path: Path,
-    make_clip: Callable[..., Path],
-    nvdec: type[Decoded],
-    cuda_calls: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clip = make_clip(tmp_path / "a.mkv", codec="ffv1", pix_fmt=pix_fmt)
-    monkeypatch.setattr(nvdec, "name", name)
-    reading = InputOptions(hwaccel="cuda")
-    with_gpu, got = batches(clip, reading=reading, device=GPU)
-    assert cuda_calls[0] == "decode on cuda cuda:1"
-    assert cuda_calls.count("plane 0") == 24
-    assert cuda_calls.count("download") == 1  # the first, to tell of the video
-    monkeypatch.undo()
-    without, expected = batches(clip)
-    assert with_gpu.info == without.info
-    assert [b.times for b in got] == [b.times for b in expected]
-    for batch, other in zip(got, expected, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(batch.planes, other.planes, strict=True))
-
-
-def test_what_carries_captions_lies_in_main_memory(
-    tmp_path: Path,
-    make_clip: Callable[..., Path],
-    nvdec: type[Decoded],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # x264 writes its settings beside its first picture.
-    monkeypatch.setitem(source.KINDS, "SEI_UNREGISTERED", "settings")
-    _, [first, *others] = batches(make_clip(tmp_path / "a.mkv"), device=GPU)
-    assert isinstance(first.carriers[0], av.VideoFrame)
-    assert [kind.type.name for kind in first.carriers[0].side_data[:]] == ["SEI_UNREGISTERED"]
-    assert first.carriers[1:] == (None,) * 4
-    assert not any(batch.carriers for batch in others)
-
-
-def test_frames_to_deinterlace_are_decoded_into_main_memory(
-    tmp_path: Path,
-    make_clip: Callable[..., Path],
-    nvdec: type[Decoded],
-    cuda_calls: list[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    clip = make_clip(tmp_path / "a.mkv", codec="ffv1")
-    monkeypatch.setattr(source, "Pictures", Pictures)
-    reading = InputOptions(hwaccel="cuda", deinterlace="frame")
-    _, got = batches(clip, reading=reading, device=GPU)
-    assert cuda_calls[0] == "decode on cuda None"
-    assert sum(len(batch.times) for batch in got) == 24
-
-
-def test_a_stream_that_nvdec_refuses_is_told(
-    tmp_path: Path, make_clip: Callable[..., Path]
-) -> None:
-    """FFmpeg then decodes in software, without a word."""
-    clip = make_clip(tmp_path / "a.mp4", pix_fmt="yuv420p10le")
-    with VideoSource(clip, reading=InputOptions(hwaccel="cuda"), device=GPU) as opened:
-        opened.notes.clear()
-        context = SimpleNamespace(name="h264", profile="High 10", is_hwaccel=True)
-        opened.stream = SimpleNamespace(codec_context=context)  # type: ignore[assignment]
-        opened._tell_of_device()
-        assert opened.notes == ["cuda does not decode this h264 (High 10): decoding on the CPU"]
-
-
-def test_no_gpu_is_one_note_and_all_frames(tmp_path: Path, make_clip: Callable[..., Path]) -> None:
-    gone = torch.device("cuda", 99 if torch.cuda.is_available() else 0)
-    opened, got = batches(
-        make_clip(tmp_path / "a.mp4"), reading=InputOptions(hwaccel="cuda"), device=gone
-    )
-    assert sum(len(batch.times) for batch in got) == 24
-    [note] = opened.notes
-    assert note.startswith("no cuda device to decode on (")
-    assert "\n" not in note
-    with pytest.raises(InputError):
-        VideoSource(tmp_path / "b.mp4", reading=InputOptions(hwaccel="cuda"), device=gone)
