@@ -14,7 +14,7 @@ import torch
 
 from hatvid.bench.costs import Operator
 
-__all__ = ["GPUS", "GPU", "LAUNCH", "roofline"]
+__all__ = ["GPU", "GPUS", "LAUNCH", "roofline"]
 
 LAUNCH = 4e-6
 """Seconds that the CPU takes to start a kernel from eager PyTorch: an assumption, not a

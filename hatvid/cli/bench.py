@@ -8,8 +8,6 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from hatvid.errors import OptionError
-
 if TYPE_CHECKING:
     from hatvid.bench.traffic import Traffic
 
@@ -69,7 +67,8 @@ class Size(click.ParamType[tuple[int, int]]):
     metavar="FILE",
     help="Write the figures as one JSON object, too; - is standard output, without a table.",
 )
-def bench(**given: Any) -> None:
+@click.pass_context
+def bench(context: click.Context, **given: Any) -> None:
     """Work out what a frame costs a GPU: arithmetic, nothing is measured.
 
     With --traffic the published network and each of hatvid's forms of it run once on
@@ -77,9 +76,10 @@ def bench(**given: Any) -> None:
     it takes seconds and needs no GPU. The times are the least that three GPUs could take by
     their datasheets. How it is counted stands in docs/performance.md.
     """
-    if not given["traffic"]:
-        raise OptionError("say what to work out: hatvid bench --traffic")
-    _traffic(**given)
+    if given["traffic"]:
+        _traffic(**given)
+    else:
+        click.echo(context.get_help())
 
 
 def _traffic(

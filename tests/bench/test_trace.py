@@ -96,6 +96,8 @@ def test_a_broadcast_input_is_read_once() -> None:
     addition = only(traced(lambda x: x + x[:1, :1].expand(5, 4, 6, 8), 5, 4, 6, 8))
     assert addition.read == 4 * (5 * 4 * 6 * 8 + 6 * 8)
     assert addition.written == 4 * 5 * 4 * 6 * 8
+    spread = only(traced(lambda x: x[::2].expand(3, 5) + 1, 10))
+    assert spread.read == 4 * 5
 
 
 def test_one_view_given_twice_is_read_once_and_two_views_twice() -> None:

@@ -46,10 +46,15 @@ def test_json(hatvid: Callable[..., Any], checkpoints: dict[int, Path], tmp_path
     assert json.loads(alone.out) == found
 
 
+def test_without_an_option_it_tells_what_there_is(hatvid: Callable[..., Any]) -> None:
+    done = hatvid("bench")
+    assert (done.code, done.err) == (0, "")
+    assert "--traffic" in done.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        ([], 2, "--traffic"),
         (["--traffic", "--size", "720p"], 2, "1280x720"),
         (["--traffic", "--size", "8x8"], 2, "16 to 16384"),
         (["--traffic", "--size", "99999x99999"], 2, "16 to 16384"),
