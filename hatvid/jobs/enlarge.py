@@ -71,17 +71,19 @@ def way_for(
     mended: Callable[[FrameBatch, MendedTile], None],
     *,
     frames: int,
+    download: bool = True,
 ) -> Way:
     """The best that the upscaler's engine can do; arguments as of ``pump``.
 
     Args:
         frames: in a batch, at most.
+        download: the encoder takes planes from main memory.
     """
     straight = Straight(source, upscaler, facts, plan, done, mended)
     runtime = upscaler.runtime(source.info.height, source.info.width)
     if runtime is None:
         return straight
-    return InFlight(runtime, straight, frames=frames)
+    return InFlight(runtime, straight, frames=frames, download=download)
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,12 @@ class InFlight:
         runtime: of the upscaler's device.
         straight: does what has to be done again.
         frames: in a batch, at most; a shorter one is filled up.
+        download: bring the planes to main memory.
     """
 
-    def __init__(self, runtime: Runtime, straight: Straight, *, frames: int) -> None:
+    def __init__(
+        self, runtime: Runtime, straight: Straight, *, frames: int, download: bool = True
+    ) -> None:
         self._runtime = runtime
         self._straight = straight
         self._frames = frames
@@ -189,7 +194,7 @@ class InFlight:
                     own=number > 0,
                 )
             )
-        self._lanes: Lanes[FrameBatch] = Lanes(runtime, programs, held=_HELD)
+        self._lanes: Lanes[FrameBatch] = Lanes(runtime, programs, held=_HELD, download=download)
         # Packets keep their places between the batches; None stands for one of those.
         self._order: deque[AnyPacket | None] = deque()
 

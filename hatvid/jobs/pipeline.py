@@ -37,6 +37,9 @@ class Sink(Protocol):
     def frames(self) -> int: ...
 
     @property
+    def on_device(self) -> bool: ...
+
+    @property
     def packets_copied(self) -> dict[int, int]: ...
 
     @property
@@ -78,7 +81,9 @@ def pump(
     # As many frames at once as fill the engine's batch.
     frames = max(1, facts.batch // facts.tiles)
     items = source.items(frames, sink.copied)
-    way = way_for(source, upscaler, facts, plan, done, mended, frames=frames)
+    way = way_for(
+        source, upscaler, facts, plan, done, mended, frames=frames, download=not sink.on_device
+    )
 
     def write(finished: Finished) -> None:
         sink.write(finished.item)

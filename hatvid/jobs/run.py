@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
+import torch
+
+from hatvid.engine import resolve_engine
 from hatvid.errors import OutOfMemoryError, OutputError, VerificationError
 from hatvid.jobs.checks import Check, Verification
 from hatvid.jobs.format import OutputPlan, check_fields, plan_frames, plan_output, scale_for
@@ -20,7 +23,7 @@ from hatvid.jobs.receipt import Receipt
 from hatvid.jobs.remarks import Met, remarks
 from hatvid.jobs.stills import PictureReceipt, place_file, run_pictures
 from hatvid.jobs.verify import verify
-from hatvid.options import SizeOptions
+from hatvid.options import JobOptions, SizeOptions
 from hatvid.selectors import PIPE
 from hatvid.upscaler import Description, Upscaler
 from hatvid.video.picture_sink import PictureSink
@@ -67,6 +70,7 @@ def run_job(
                 streams=options.streams,
                 start=options.start,
                 end=options.end,
+                device=_decoding_device(options, upscaler),
             ) as source:
                 run.note_new(source)
                 for note in check_fields(source.info, options.reading):
@@ -95,6 +99,14 @@ def run_job(
                     return run.carry_out(source, plan, streams, upscaler)
                 except OutOfMemoryError as error:
                     run.start_over(source, upscaler, error)
+
+
+def _decoding_device(options: JobOptions, upscaler: Upscaler | None) -> torch.device | None:
+    """Where frames that a GPU decodes can stay, as the network runs there."""
+    if options.reading.hwaccel != "cuda":
+        return None
+    device = resolve_engine(options.engine).device if upscaler is None else upscaler.device
+    return device if device.type == "cuda" else None
 
 
 def _own_upscaler(job: Job, scale: int | None) -> Upscaler:
@@ -177,7 +189,10 @@ class _Run:
             self.progress.publishing()
             return self._receipt(source, frames, plan, facts, seconds, None)
         with self._destination() as place:
-            sink = VideoSink(place.file, plan.form, source, cut=job.cut, plan=streams)
+            device = upscaler.device if upscaler.device.type == "cuda" else None
+            sink = VideoSink(
+                place.file, plan.form, source, cut=job.cut, plan=streams, device=device
+            )
             facts, seconds = self._pumped(source, sink, plan, upscaler)
             place.seal()
             verification = self._verified(place, plan, spoilt=self._spoilt(source, sink))

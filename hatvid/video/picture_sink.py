@@ -68,6 +68,7 @@ class PictureSink:
         self._pattern, self._place, self._start = pattern, place, start
         self._chunks = _color_chunks(tags)
         self.frames = 0
+        self.on_device = False
         self.copied: frozenset[int] = frozenset()
         self.packets_copied: dict[int, int] = {}
         self.packets_moved: dict[int, int] = {}
