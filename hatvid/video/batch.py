@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import av
+import torch
 from torch import Tensor
 
-from hatvid.video.device_frames import stacked
+from hatvid.video.device_frames import cuda_stream
 from hatvid.video.pictures import FrameTime
 
 __all__ = ["FrameBatch", "batched"]
@@ -35,10 +36,12 @@ def batched(
     frames: Sequence[tuple[tuple[Tensor, ...], FrameTime, av.VideoFrame | None]],
 ) -> FrameBatch:
     """Single frames, each of (h, w) planes on one device, a time and a carrier, as a batch."""
-    planes = zip(*(planes for planes, _, _ in frames), strict=True)
+    components = list(zip(*(planes for planes, _, _ in frames), strict=True))
     carriers = tuple(carrier for _, _, carrier in frames)
+    with cuda_stream(components[0][0].device):
+        planes = tuple(torch.stack(component) for component in components)
     return FrameBatch(
-        planes=tuple(stacked(component) for component in planes),
+        planes=planes,
         times=tuple(time for _, time, _ in frames),
         carriers=carriers if any(c is not None for c in carriers) else (),
     )

@@ -14,7 +14,7 @@ So whatever crosses between the two is done in that stream, and waited for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import av
@@ -37,7 +37,6 @@ __all__ = [
     "read_frame",
     "shared_context",
     "software_format",
-    "stacked",
 ]
 
 SEMI_PLANAR = {"nv12": 8, "p010le": 10, "p016le": 16}
@@ -69,15 +68,6 @@ def _lowered(codes: Tensor, bits: int) -> Tensor:
         # uint16 has no shifts on a GPU.
         return (codes.to(torch.int32) >> bits).to(torch.uint16).contiguous()
     return codes.clone(memory_format=torch.contiguous_format)
-
-
-def stacked(planes: Sequence[Tensor]) -> Tensor:
-    """(h, w) planes of one device as (N, h, w); complete when it returns."""
-    # uint16 has few operators on a GPU: its bits are copied as those of int16.
-    wide = planes[0].dtype == torch.uint16
-    with cuda_stream(planes[0].device):
-        together = torch.stack([plane.view(torch.int16) if wide else plane for plane in planes])
-    return together.view(torch.uint16) if wide else together
 
 
 # Frames.

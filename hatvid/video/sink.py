@@ -228,8 +228,6 @@ class VideoSink:
 
     def _encode(self, batch: FrameBatch) -> None:
         carriers = batch.carriers or (None,) * len(batch.times)
-        if not self.on_device:
-            batch = replace(batch, planes=tuple(plane.cpu() for plane in batch.planes))
         for number, time in enumerate(batch.times):
             if self._offset is None:
                 self._begin(time)

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from torch.utils.dlpack import from_dlpack
 
 from hatvid.errors import OutOfMemoryError
+from hatvid.video import batch as batching
 from hatvid.video import device_frames
+from hatvid.video.batch import batched
 from hatvid.video.convert import PlaneLayout, frame_to_planes
 from hatvid.video.device_frames import (
     SEMI_PLANAR,
@@ -24,8 +26,8 @@ from hatvid.video.device_frames import (
     planar,
     read_frame,
     shared_context,
-    stacked,
 )
+from hatvid.video.pictures import FrameTime
 
 GPU = torch.device("cuda", 1)
 TWINS = {"nv12": "yuv420p", "p010le": "yuv420p10le", "p016le": "yuv420p16le"}
@@ -98,12 +100,28 @@ def test_planes_are_copies(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
-def test_frames_are_stacked(dtype: torch.dtype) -> None:
+def test_frames_become_a_batch(dtype: torch.dtype) -> None:
     top = torch.iinfo(dtype).max
     frames = [torch.tensor([[0, n], [top - n, top]]).to(dtype) for n in range(3)]
-    together = stacked(frames)
-    assert together.dtype == dtype
-    assert [together[n].tolist() for n in range(3)] == [frame.tolist() for frame in frames]
+    times = [FrameTime(pts=n, duration=1) for n in range(3)]
+    batch = batched([((f, f[:1]), t, None) for f, t in zip(frames, times, strict=True)])
+    assert [plane.dtype for plane in batch.planes] == [dtype, dtype]
+    assert batch.planes[0].tolist() == [frame.tolist() for frame in frames]
+    assert batch.planes[1].tolist() == [frame[:1].tolist() for frame in frames]
+    assert (batch.times, batch.carriers) == (tuple(times), ())
+
+
+def test_a_batch_is_complete_when_it_is_given(cuda_calls: list[str]) -> None:
+    """Its planes are used in streams that do not wait for FFmpeg's."""
+    far = torch.empty(2, 2, device="meta")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batching, "cuda_stream", lambda _: cuda_stream(GPU))
+        batched([((far,), FrameTime(pts=0, duration=1), None)])
+    assert cuda_calls[1:4] == [
+        "stream 0 of cuda:1",
+        "leave stream 0 of cuda:1",
+        "wait for stream 0 of cuda:1",
+    ]
 
 
 # One frame, by doubles.
