@@ -1,0 +1,87 @@
+"""Which of several ways to run one network is the fastest here: measured once, then kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from hatvid.engine.base import Engine
+from hatvid.engine.cache import ModelCache
+from hatvid.errors import EngineError
+
+__all__ = ["cuda_seconds", "fastest"]
+
+ROUNDS = 5
+"""Runs that are timed, after one that is not; the least counts, as everything that
+disturbs a run makes it longer."""
+
+_log = logging.getLogger(__name__)
+
+
+def cuda_seconds(engine: Engine, tiles: Tensor) -> float:
+    """How long one run takes on the GPU, by its own clock."""
+    engine.run(tiles)
+    times = []
+    for _ in range(ROUNDS):
+        start = torch.cuda.Event(enable_timing=True)
+        end = torch.cuda.Event(enable_timing=True)
+        start.record()
+        engine.run(tiles)
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1000)
+    return min(times)
+
+
+def fastest(
+    candidates: Mapping[str, Callable[[], Engine]],
+    tiles: Tensor,
+    *,
+    identity: Mapping[str, str],
+    cache: ModelCache | None,
+    seconds: Callable[[Engine, Tensor], float] = cuda_seconds,
+) -> str:
+    """Choose by measurement.
+
+    Args:
+        candidates: build an engine each; the first is taken where no other can be built or
+            is faster. They are built one after the other, and closed.
+        tiles: to run.
+        identity: all that the answer hangs on.
+        cache: remembers the answer for this identity.
+        seconds: measures.
+
+    Returns:
+        The name of the fastest.
+
+    Raises:
+        EngineError: the first cannot be built.
+    """
+    first = next(iter(candidates))
+    about = json.dumps([sorted(identity.items()), sorted(candidates)])
+    key = hashlib.sha256(about.encode()).hexdigest()
+    kept = None if cache is None else cache.read(key)
+    if kept is not None and (name := kept.decode(errors="replace")) in candidates:
+        return name
+    times = {}
+    for name, build in candidates.items():
+        try:
+            engine = build()
+            try:
+                times[name] = seconds(engine, tiles)
+            finally:
+                engine.close()
+        except EngineError as error:
+            if name == first:
+                raise
+            _log.warning("%s cannot be used here (%s)", name, error)
+    chosen = min(times, key=lambda name: times[name])
+    _log.info("measured %s; taking %s", times, chosen)
+    if cache is not None:
+        cache.write(key, chosen.encode())
+    return chosen
