@@ -319,7 +319,7 @@ class Upscaler:
                 overlap=plan.tiles.rows.overlap,
                 tiles=plan.tiles.count,
                 chunked=plan.chunked,
-                batch=self._planner.batch,
+                batch=plan.batch,
                 fidelity=self._runner.fidelity,
             )
 
@@ -341,7 +341,7 @@ class Upscaler:
 
     def _spec(self, plan: FramePlan) -> TileSpec:
         return TileSpec(
-            batch=self._planner.batch,
+            batch=plan.batch,
             height=plan.tiles.tile_height,
             width=plan.tiles.tile_width,
             scale=self.network_scale,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,10 @@ from torch import Tensor
 import hatvid.engine
 import hatvid.frame_plan
 from hatvid.engine.fidelity import compare
+from hatvid.engine.memory import MEMORY_SHARE
 from hatvid.errors import OptionError
+from hatvid.frame_plan import FramePlanner
+from hatvid.model.forms import Forms
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.options import EngineName, EngineOptions, Precision, TileOptions
 from hatvid.tiling import TilePlan
@@ -86,6 +91,54 @@ def test_a_whole_frame_that_fits_stays_with_the_fast_engine(
 ) -> None:
     facts = upscaler(model, 0).describe(*SIZE)
     assert (facts.chunked, facts.engine, facts.tiles) == (False, "openvino", 1)
+
+
+def _planner(model: HAT, engine: str, **options: Any) -> FramePlanner:
+    return FramePlanner(
+        Forms(model),
+        scale=2,
+        engine=engine,
+        fixed=True,
+        options=TileOptions(**options),
+        device=torch.device("cpu"),
+    )
+
+
+@pytest.mark.parametrize("engine", ["replay", "cudagraph"])
+@pytest.mark.parametrize("tile", [0, "auto"])
+def test_a_recorded_whole_frame_is_run_at_once_where_it_fits(
+    model: HAT, engine: str, tile: int | str, cpu: pytest.MonkeyPatch
+) -> None:
+    plan = _planner(model, engine, tile=tile).plan(300, 400)
+    assert (plan.tiles.count, plan.chunked) == (1, False)
+    memory = Forms(model).whole_bytes(300, 400, 1) / MEMORY_SHARE + 2 * 4 * 3 * 4 * 300 * 400
+    cpu.setattr(hatvid.frame_plan, "available_memory", lambda device: memory + 1)
+    plan = _planner(model, engine, tile=tile).plan(300, 400)
+    assert (plan.tiles.count, plan.chunked) == (1, True)
+
+
+@pytest.mark.usefixtures("cpu")
+def test_small_tiles_are_put_together_until_a_gpu_is_full(model: HAT) -> None:
+    assert _planner(model, "cudagraph", tile=64).plan(300, 400).batch == 32
+    assert _planner(model, "tensorrt").plan(180, 320).batch == 2
+    assert _planner(model, "cudagraph").plan(720, 1280).batch == 1
+    assert _planner(model, "cudagraph", tile=64, batch=5).plan(300, 400).batch == 5
+    assert _planner(model, "replay", tile=64).plan(300, 400).batch == 1, "a CPU is full at once"
+
+
+def test_but_only_as_many_as_there_is_memory_for(model: HAT, cpu: pytest.MonkeyPatch) -> None:
+    planner = _planner(model, "cudagraph", tile=64)
+    cost = planner._cost() * 64 * 64
+    result = 2 * 300 * 400 * 3 * 4 * 4
+    cpu.setattr(
+        hatvid.frame_plan, "available_memory", lambda device: cost * 7.5 / MEMORY_SHARE + result
+    )
+    assert planner.plan(300, 400).batch == 7
+    assert planner.shrink(300, 400) is False
+    large = _planner(model, "cudagraph", tile=128)
+    assert large.plan(300, 400).batch == 2
+    assert large.shrink(300, 400)
+    assert large.plan(300, 400).batch == 1, "smaller tiles are to take less memory, not the same"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from hatvid.options import EngineOptions
 __all__ = [
     "COMPILERS",
     "Engine",
+    "ON_CUDA",
     "ResolvedEngine",
     "TileSpec",
     "build_engine",
@@ -31,6 +32,7 @@ COMPILERS = ("openvino", "tensorrt")
 
 RECORDING = ("cudagraph", "replay")
 ON_CUDA = ("cudagraph", "tensorrt")
+"""Engines that run on an NVIDIA GPU and nowhere else."""
 
 
 @dataclass(frozen=True, kw_only=True)
