@@ -17,6 +17,7 @@ Build = Callable[[nn.Module, TileSpec], Engine]
 # Least SNR in dB against the plain module; the eager engine must be it.
 ENGINES = {
     ("eager", "fp32"): float("inf"),
+    ("replay", "fp32"): float("inf"),
     ("openvino", "fp32"): 120.0,
     ("openvino", "bf16"): 35.0,
 }

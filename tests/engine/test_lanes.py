@@ -257,3 +257,32 @@ def test_the_clock_would_tell() -> None:
     replays = [begin for begin, end in computing.busy if end - begin > 5]
     gaps = [later - earlier - 10 for earlier, later in pairwise(replays)]
     assert min(gaps) > 3
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("streams", [1, 3])
+def test_on_a_gpu(streams: int) -> None:
+    device = torch.device("cuda:0")
+    runtime = CudaRuntime(device)
+
+    def program() -> Recording:
+        inputs = (torch.zeros(2, 512, 512, device=device),)
+
+        def function(x: Tensor) -> tuple[Tensor, ...]:
+            for _ in range(20):  # long enough for a copy that does not wait to come too early
+                x = x @ torch.eye(512, device=device)
+            return (x + 1,)
+
+        return runtime.record(function, inputs)
+
+    lanes: Lanes[int] = Lanes(runtime, [program() for _ in range(streams)], held=1)
+    for number in range(50):
+        if lanes.full:
+            landed = lanes.collect()
+            assert landed.outputs[0].eq(landed.item + 1).all()
+            landed.release()
+        lanes.submit((torch.full((2, 512, 512), float(number)),), number)
+    while lanes:
+        landed = lanes.collect()
+        assert landed.outputs[0].eq(landed.item + 1).all()
+        landed.release()

@@ -197,3 +197,27 @@ def test_build_engine_makes_it(tmp_path: Path) -> None:
     )
     spec = TileSpec(batch=1, height=16, width=16, scale=2)
     assert isinstance(build_engine(Mixing(), spec, resolved), RecordedEngine)
+
+
+def _frames(path: Path) -> list[Tensor]:
+    with av.open(path) as container:
+        return [torch.from_numpy(frame.to_ndarray()).int() for frame in container.decode(video=0)]
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("name", ["8 bit with sound", "10 bit", "opacity"])
+@pytest.mark.parametrize("streams", [1, 3])
+def test_on_a_gpu(name: str, streams: int, clips: dict[str, Path], tmp_path: Path) -> None:
+    outputs = []
+    for device, engine in (("cpu", "eager"), ("cuda", "cudagraph")):
+        options = EngineOptions(
+            engine=engine,  # type: ignore[arg-type]
+            device=device,
+            precision="fp32",
+            streams=streams if device == "cuda" else 1,
+        )
+        outputs.append(tmp_path / f"{device}.mkv")
+        _job(clips[name], outputs[-1], Upscaler(Mixing(), scale=2, engine_options=options))
+    expected, found = map(_frames, outputs)
+    assert len(found) == len(expected) == FRAMES
+    assert all((a - b).abs().max() <= 1 for a, b in zip(expected, found, strict=True))
