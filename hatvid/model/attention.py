@@ -282,7 +282,10 @@ class WindowAttention(BiasedAttention):
             (1, heads, M*M, M*M), or (4, heads, M*M, M*M) if shifted.
         """
         bias = self._lookup(tables.index_sa)
-        return bias + tables.masks.to(bias.dtype) if self.shift_size else bias.contiguous()
+        if self.shift_size:
+            bias = bias + tables.masks.to(bias.dtype)
+        # Fused kernels take a bias whose last axis is dense, and the lookup's is not.
+        return bias.contiguous()
 
     def forward(self, x: Tensor, tables: WindowTables) -> Tensor:
         """(N, H*W, C) -> (N, H*W, C)."""
