@@ -61,6 +61,10 @@ class Way(Protocol):
         """What is still on its way."""
         ...
 
+    def close(self) -> None:
+        """Leave nothing running, whatever was not finished."""
+        ...
+
 
 def way_for(
     source: VideoSource,
@@ -109,6 +113,9 @@ class Straight:
     def flush(self) -> Iterator[Finished]:
         """See :class:`Way`."""
         return iter(())
+
+    def close(self) -> None:
+        """See :class:`Way`; nothing runs between two batches."""
 
     def enlarged(self, batch: FrameBatch) -> FrameBatch:
         """The larger frames of one batch.
@@ -215,6 +222,11 @@ class InFlight:
             yield from self._packets()
             yield self._landed()
         yield from self._packets()
+
+    def close(self) -> None:
+        """See :class:`Way`."""
+        # Buffers are given back with the lanes; nothing may be writing to them then.
+        self._runtime.synchronize()
 
     def _packets(self) -> Iterator[Finished]:
         while self._order and (packet := self._order[0]) is not None:

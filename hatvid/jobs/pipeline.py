@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from typing import Protocol
 
 from hatvid.jobs.enlarge import Finished, way_for
@@ -91,6 +92,7 @@ def pump(
             finished.release()
 
     with (
+        closing(way),
         Prefetch(items, depth=_READ_AHEAD, name="hatvid-decode") as reader,
         Writer(write, depth=_WRITE_BEHIND, name="hatvid-encode") as writer,
     ):

@@ -19,6 +19,7 @@ from hatvid.engine.cudagraph import CudaRuntime
 from hatvid.engine.recorded import RecordedEngine
 from hatvid.errors import EngineError
 from hatvid.jobs import enlarge
+from hatvid.jobs.progress import Silent
 from hatvid.jobs.receipt import Receipt
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.options import EngineOptions, TileOptions
@@ -126,6 +127,26 @@ def test_several_are_on_their_way(
     _job(clips["10 bit"], tmp_path / "out.mkv", _upscaler("replay", streams=2))
     assert len(most) == FRAMES
     assert max(most) == 4
+
+
+def test_nothing_runs_on_when_a_job_breaks_off(
+    clips: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double = CudaDouble(3)
+    runtime = CudaRuntime(torch.device("cpu"), double)
+    for place in ("hatvid.engine", "hatvid.upscaler"):
+        monkeypatch.setattr(f"{place}.build_runtime", lambda resolved: runtime)
+
+    class Breaks(Silent):
+        def advanced(self, frames: int) -> None:
+            if frames == 5:
+                assert any(stream.queue for stream in double.streams), "none was on its way"
+                raise KeyboardInterrupt
+
+    with _upscaler("replay") as upscaler, pytest.raises(KeyboardInterrupt):
+        hatvid.upscale(clips["10 bit"], tmp_path / "out.mkv", upscaler=upscaler, progress=Breaks())
+    assert not any(stream.queue for stream in double.streams)
+    assert list(tmp_path.iterdir()) == []
 
 
 class _Spoils(RecordedEngine):
