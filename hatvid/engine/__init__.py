@@ -98,16 +98,15 @@ def resolve_engine(options: EngineOptions) -> ResolvedEngine:
             raise OptionError(
                 "this CPU does not compute in bf16; choose precision fp32, which is no slower here"
             )
-    if engine not in RECORDING:
-        if options.compiled:
-            raise OptionError(
-                f"engine {engine} does not run what torch.compile makes; choose engine cudagraph, "
-                "or leave --compile out"
-            )
-        if options.streams > 1 and engine not in ON_CUDA:
-            raise OptionError(
-                f"engine {engine} has no streams; choose engine cudagraph, or leave --streams out"
-            )
+    if options.compiled and engine != "cudagraph":
+        raise OptionError(
+            f"engine {engine} does not run what torch.compile makes; choose engine cudagraph, "
+            "or leave --compile out"
+        )
+    if options.streams > 1 and engine not in (*RECORDING, *ON_CUDA):
+        raise OptionError(
+            f"engine {engine} has no streams; choose engine cudagraph, or leave --streams out"
+        )
     return ResolvedEngine(
         engine=engine,
         precision=_fastest(engine, device) if asked == "auto" else asked,

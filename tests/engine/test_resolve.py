@@ -94,6 +94,8 @@ def test_what_cannot_be() -> None:
             _resolve(engine)
     with pytest.raises(OptionError, match="choose engine cudagraph, or leave --compile out"):
         resolve_engine(EngineOptions(engine="eager", compiled=True))
+    with pytest.raises(OptionError, match="choose engine cudagraph, or leave --compile out"):
+        resolve_engine(EngineOptions(engine="replay", compiled=True))
     with pytest.raises(OptionError, match="choose engine cudagraph, or leave --streams out"):
         resolve_engine(EngineOptions(engine="openvino", streams=2))
     with pytest.raises(OptionError, match="choose device cpu"):
