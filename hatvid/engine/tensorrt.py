@@ -140,6 +140,7 @@ class TensorRTEngine:
             "format": CACHE_FORMAT,
             "weights": fingerprint,
             "code": code_hash(module),
+            "layout": _layout(module),
             # Equal GPUs of one machine share plans.
             "spec": repr(replace(self.spec, device=torch.device(DEVICE))),
             "precision": self.precision,
@@ -246,6 +247,15 @@ class _Plan:
             current.wait_stream(stream)
         if not queued:
             raise EngineError("TensorRT could not start the network; choose engine eager")
+
+
+def _layout(module: nn.Module) -> str:
+    """SHA-256 over names, shapes and dtypes of all that a module holds: two forms of the same
+    weights, one padded, are two plans."""
+    digest = hashlib.sha256()
+    for name, value in (*module.named_parameters(), *module.named_buffers()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+    return digest.hexdigest()
 
 
 def _options(precision: str) -> dict[str, Any]:

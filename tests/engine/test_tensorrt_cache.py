@@ -77,6 +77,8 @@ def test_everything_that_matters_is_in_the_key(
     assert is_new(precision="fp16")
     assert is_new(precision="bf16")
     assert is_new(module=nn.Identity())
+    assert is_new(module=nn.Conv2d(3, 12, 3, padding=1))
+    assert is_new(module=nn.Conv2d(3, 12, 5, padding=1))
     assert is_new(spec=TileSpec(batch=1, height=16, width=32, scale=spec.scale))
     assert is_new(spec=TileSpec(batch=2, height=32, width=16, scale=spec.scale))
     assert not is_new(spec=TileSpec(**vars(spec) | {"device": torch.device("cpu", 1)}))
@@ -162,6 +164,7 @@ def test_a_whole_file_of_something_else_is_built_anew(
     ModelCache(tmp_path / "cache").write(path.stem, foreign(content))
     assert torch.equal(build().run(tiles), expected)
     assert "cannot be loaded" in caplog.text
+    assert ("built for something else" in caplog.text) is (foreign is not _another_plan)
     assert len(double.conversions) == 2
     assert ModelCache(tmp_path / "cache").read(path.stem) == content
 
