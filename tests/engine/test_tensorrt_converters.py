@@ -12,6 +12,8 @@ import json
 import operator
 import os
 import runpy
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,6 +237,23 @@ if (wheel := _wheel()) is not None:
     def test_facts_are_those_of_the_release() -> None:
         read = runpy.run_path(str(HERE / "torch_tensorrt_facts.py"))["facts"]
         assert json.loads(json.dumps(read(wheel))) == FACTS
+
+
+if wheel is not None and wheel.is_file():
+    # An installed one would find the TensorRT that is installed beside it.
+
+    @pytest.mark.long
+    def test_the_release_itself_finds_a_converter_for_each() -> None:
+        script = HERE / "torch_tensorrt_without_gpu.py"
+        done = subprocess.run(
+            [sys.executable, str(script), str(wheel)],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("a converter for each") == 18
 
 
 class _Mean(nn.Module):
