@@ -290,16 +290,16 @@ class WindowAttention(BiasedAttention):
     def forward(self, x: Tensor, tables: WindowTables) -> Tensor:
         """(N, H*W, C) -> (N, H*W, C)."""
         order = tables.shifted if self.shift_size else tables.regular
-        batch, _, dim = x.shape
-        area = self.window_size**2
+        batch, area = x.shape[0], self.window_size**2
+        wide = self.qkv.out_features  # 3C, or more if heads are padded
         bias = self.current_bias(tables)
-        qkv = self.qkv(order.partition(x)).view(batch, -1, area, 3 * dim)
+        qkv = self.qkv(order.partition(x)).view(batch, -1, area, wide)
         parts = []
         for kind, part in enumerate(qkv.split(order.counts, dim=1)):
             if order.counts[kind]:
-                q, k, v = part.reshape(-1, area, 3 * dim).chunk(3, dim=-1)
+                q, k, v = part.reshape(-1, area, wide).chunk(3, dim=-1)
                 out = self.attend(q, k, v, bias[kind : kind + 1])
-                parts.append(out.view(batch, -1, dim))
+                parts.append(out.view(batch, -1, wide // 3))
         windows = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         return order.merge(self.proj(windows))
 
@@ -338,7 +338,7 @@ class OverlapAttention(BiasedAttention):
 
     def cross_attention(self, x: Tensor, tables: WindowTables) -> Tensor:
         """(N, H*W, C) -> (N, H*W, C), before the output projection."""
-        batch, _, dim = x.shape
+        batch, dim = x.shape[0], self.qkv.out_features // 3
         q, kv = self.qkv(x).split((dim, 2 * dim), dim=-1)
         q = tables.regular.partition(q).view(-1, self.window_size**2, dim)
         kv = tables.overlapping(kv).view(-1, self.overlap_size**2, 2 * dim)

@@ -69,8 +69,8 @@ class RescalePlan:
     """For each HAB of each RHAG, a power of two."""
 
     subnormal: float
-    """Share of the weights divided by s that are normal numbers in fp16 before, and below
-    6.1e-5 after: what s costs, not what the checkpoint had."""
+    """Share of the weights divided by s, those that are zero apart, that are normal numbers in
+    fp16 before, and below 6.1e-5 after: what s costs, not what the checkpoint had."""
 
     residual_fp32: bool
     """s would cost too much: the stream stays in fp32 and is not divided."""
@@ -221,8 +221,8 @@ def _share_subnormal(model: HAT, s: list[float]) -> float:
             size = linear.weight.detach().abs()
             normal = size >= FP16_SMALLEST_NORMAL
             lost += int((normal & (size / by < FP16_SMALLEST_NORMAL)).sum())
-            total += size.numel()
-    return lost / total
+            total += int((size > 0).sum())  # what pads channels is zero, and no weight
+    return lost / max(total, 1)
 
 
 def _rescaled_cabs(model: HAT, plan: RescalePlan) -> HAT:

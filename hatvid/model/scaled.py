@@ -1,4 +1,4 @@
-"""Layers that a HAT in 16 bits, or one that is rescaled, has in place of its own.
+"""Layers that a HAT in 16 bits, or one that is rescaled or padded, has in place of its own.
 
 Each takes over the parameters of the layer it replaces, under the same names.
 """
@@ -18,6 +18,7 @@ __all__ = [
     "LayerNorm32",
     "MeanPool32",
     "Multiply",
+    "PaddedLayerNorm",
     "RescaledRHAG",
     "WideConv2d",
     "WideLinear",
@@ -84,17 +85,37 @@ class MeanPool32(nn.Module):
         return x.mean((2, 3), keepdim=True, dtype=torch.float32)
 
 
+class PaddedLayerNorm(nn.LayerNorm):
+    """Of the first channels: those after them are zeros, and stay so.
+
+    Attributes:
+        padding: how many channels those are.
+    """
+
+    def __init__(self, norm: nn.LayerNorm, padding: int) -> None:
+        super().__init__(norm.normalized_shape, norm.eps, device="meta")
+        self.weight, self.bias = norm.weight, norm.bias
+        self.padding = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(super().forward(x[..., : self.normalized_shape[0]]), (0, self.padding))
+
+
 class LayerNorm32(nn.LayerNorm):
-    """In fp32, from any dtype, to ``dtype``."""
+    """In fp32, from any dtype, to ``dtype``; of the first channels only, if ``norm`` is."""
 
     def __init__(self, norm: nn.LayerNorm, dtype: torch.dtype) -> None:
         super().__init__(norm.normalized_shape, norm.eps, device="meta")
         self.weight, self.bias = norm.weight, norm.bias
         self.dtype = dtype
+        self.padding = norm.padding if isinstance(norm, PaddedLayerNorm) else 0
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.padding:
+            x = x[..., : self.normalized_shape[0]]
         normal = F.layer_norm(x.float(), self.normalized_shape, self.weight, self.bias, self.eps)
-        return normal.to(self.dtype)
+        low = normal.to(self.dtype)
+        return F.pad(low, (0, self.padding)) if self.padding else low
 
 
 class CastingConv2d(nn.Conv2d):
