@@ -7,11 +7,14 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from hatvid.engine import COMPILERS, Engine, ResolvedEngine, TileSpec
+from hatvid.engine.cache import ModelCache, default_cache_dir, hatvid_version
+from hatvid.engine.choice import fastest
 from hatvid.engine.fidelity import Fidelity, compare, is_flat, probe
 from hatvid.engine.sentinel import suspects
 from hatvid.errors import EngineError, OptionError
@@ -159,8 +162,33 @@ class TileRunner:
         if self._forms is None:
             raise EngineError("the upscaler was closed; make a new one")
         inside = "fp32" if resolved.engine == "openvino" else resolved.precision
-        network = self._forms.form(inside, chunked=chunked)
+        fused = self._fused(self._forms, spec, chunked, resolved)
+        padded = resolved.device.type == "cuda"
+        network = self._forms.form(inside, chunked=chunked, padded=padded, fused=fused)
         return self._factory(network, spec, resolved, self._fingerprint)
+
+    def _fused(self, forms: Forms, spec: TileSpec, chunked: bool, resolved: ResolvedEngine) -> bool:
+        """Whether attention of our own is faster than PyTorch's: measured, on a GPU."""
+        if resolved.engine != "cudagraph" or chunked or not forms.rewritable:
+            return False
+
+        def build(fused: bool) -> Engine:
+            network = forms.form(resolved.precision, padded=True, fused=fused)
+            return self._factory(network, spec, resolved, self._fingerprint)
+
+        identity = {
+            "gpu": torch.cuda.get_device_name(resolved.device),
+            "hatvid": hatvid_version(),
+            "torch": torch.__version__,
+            "network": str(forms.config),
+            "precision": resolved.precision,
+            "compiled": str(resolved.compiled),
+            "shape": str(spec.input_shape),
+        }
+        cache = ModelCache(default_cache_dir("choices")) if self._fingerprint else None
+        candidates = {"sdpa": partial(build, False), "triton": partial(build, True)}
+        chosen = fastest(candidates, probe(spec), identity=identity, cache=cache)
+        return chosen == "triton"
 
     def _decide_precision(self, spec: TileSpec, tiles: Tensor, chunked: bool) -> None:
         """Keep the faster precision if its output is near enough to that of fp32."""

@@ -2,7 +2,8 @@
 
 A HAT always runs with its tail collapsed, which is the same function in a tenth of the
 tail's arithmetic. For fp16 and bf16 in PyTorch it is rescaled and brought to that
-precision; for whole frames it is run in chunks of windows.
+precision; for whole frames it is run in chunks of windows; for a GPU its channels are
+padded, and its attention may be fused.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import nn
 
 from hatvid.model.calibration import calibration_picture
 from hatvid.model.hat import HAT
+from hatvid.model.padded import pad_channels
 from hatvid.model.precision import RescalePlan, lower_precision, plan_rescale
 from hatvid.model.tail import collapse_tail
 from hatvid.model.whole import WholeFrame
@@ -33,7 +35,7 @@ class Forms:
     def __init__(self, module: nn.Module) -> None:
         self._hat = collapse_tail(module) if isinstance(module, HAT) else None
         self._module = module if self._hat is None else self._hat
-        self._made: dict[str, HAT] = {}
+        self._made: dict[tuple[str, bool], HAT] = {}
         self._plan: RescalePlan | None = None
 
     @property
@@ -48,16 +50,34 @@ class Forms:
         """Whether there are other forms than ``form()``."""
         return self._hat is not None
 
-    def form(self, precision: str = "fp32", *, chunked: bool = False) -> nn.Module:
+    @property
+    def config(self) -> object:
+        """What the network is made of; its class for one that has one form only."""
+        return type(self._module) if self._hat is None else self._hat.config
+
+    def form(
+        self,
+        precision: str = "fp32",
+        *,
+        chunked: bool = False,
+        padded: bool = False,
+        fused: bool = False,
+    ) -> nn.Module:
         """The network as PyTorch is to run it, or a compiler to read it.
 
         Args:
             precision: what PyTorch computes in; compilers choose themselves.
             chunked: in chunks of windows.
+            padded: with channels as a GPU's kernels like them.
+            fused: with attention that reads its windows where they lie; not in chunks.
         """
         if self._hat is None:
             return self._module
-        network = self._in(precision, self._hat)
+        network = self._in(precision, padded)
+        if fused:
+            from hatvid.model.fused import fuse_attention
+
+            network = fuse_attention(network)
         return WholeFrame(network) if chunked else network
 
     def whole_bytes(self, height: int, width: int, batch: int) -> int:
@@ -65,12 +85,20 @@ class Forms:
         assert self._hat is not None
         return live_bytes(self._hat, height, width, batch=batch)
 
-    def _in(self, precision: str, network: HAT) -> HAT:
-        if precision == "fp32":
-            return network
-        if precision not in self._made:
-            if self._plan is None:
-                # By a fixed picture: what is computed must not hang on the first frame.
-                self._plan = plan_rescale(network, calibration_picture())
-            self._made[precision] = lower_precision(network, LOW[precision], self._plan)
-        return self._made[precision]
+    def _in(self, precision: str, padded: bool) -> HAT:
+        assert self._hat is not None
+        if precision == "fp32" and not padded:
+            return self._hat
+        key = precision, padded
+        if key not in self._made:
+            network = pad_channels(self._hat) if padded else self._hat
+            if precision != "fp32":
+                network = lower_precision(network, LOW[precision], self._rescale_plan(self._hat))
+            self._made[key] = network
+        return self._made[key]
+
+    def _rescale_plan(self, network: HAT) -> RescalePlan:
+        if self._plan is None:
+            # By a fixed picture: what is computed must not hang on the first frame.
+            self._plan = plan_rescale(network, calibration_picture())
+        return self._plan

@@ -1,0 +1,93 @@
+"""Run the Triton kernels in Triton's interpreter and print how far they are from float64.
+
+A program of its own: Triton looks at TRITON_INTERPRET when it is imported. Prints one JSON
+object, errors by case, as shares of the largest value of the exact result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+import torch.nn.functional as F
+
+from hatvid.model.attention import (
+    OverlapAttention,
+    WindowAttention,
+    WindowTables,
+)
+from hatvid.model.window_kernels import run_overlap, run_window
+
+NETWORKS = {"nano": (3, 16), "HAT-S": (6, 24), "HAT": (6, 30), "HAT padded": (6, 32)}
+QUICK = {
+    "nano": [(2, 16, 32), (1, 32, 32)],
+    "HAT-S": [(1, 16, 16)],
+    "HAT": [(1, 16, 16)],
+    "HAT padded": [(1, 16, 16)],
+}
+WHOLE = {network: [(2, 32, 48)] for network in NETWORKS}
+# Triton's interpreter reckons with bf16 as if it were whole numbers.
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+KINDS = {"windows": (0, 16), "shifted windows": (8, 16), "overlapping windows": (0, 24)}
+
+
+def main() -> None:
+    errors = {}
+    torch.manual_seed(4)
+    for network, sizes in (WHOLE if "whole" in sys.argv else QUICK).items():
+        for size in sizes:
+            for kind, (shift, overlap) in KINDS.items():
+                for name, dtype in DTYPES.items():
+                    case = f"{network} {size}: {kind}, {name}"
+                    errors[case] = _error(*NETWORKS[network], *size, shift, overlap, dtype)
+    print(json.dumps(errors))  # noqa: T201
+
+
+def _error(
+    heads: int,
+    head_dim: int,
+    batch: int,
+    height: int,
+    width: int,
+    shift: int,
+    overlap: int,
+    dtype: torch.dtype,
+) -> float:
+    """Of the kernel, against the network's own attention in float64."""
+    dim = heads * head_dim
+    tables = WindowTables(height, width, 16, overlap)
+    module = (
+        WindowAttention(dim, heads, 16, shift)
+        if overlap == 16
+        else OverlapAttention(dim, heads, 16, overlap)
+    ).double()
+    with torch.no_grad():
+        module.relative_position_bias_table.normal_()
+        bias = module.gather_bias(tables.double()).to(dtype)
+        qkv = torch.randn(batch, height * width, 3 * dim).to(dtype)
+        # The projections are no part of the kernel, nor is what they round.
+        module.qkv = torch.nn.Identity()  # type: ignore[assignment]
+        module.qkv.out_features = 3 * dim  # type: ignore[assignment]
+        module.bias, module.training = bias.double(), False
+        if isinstance(module, WindowAttention):
+            module.proj = torch.nn.Identity()  # type: ignore[assignment]
+            exact = module(qkv.double(), tables)
+            found = run_window(
+                qkv, bias.contiguous(), height, width, 16, shift, module.scale, heads
+            )
+        else:
+            exact = module.cross_attention(qkv.double(), tables)
+            found = run_overlap(
+                qkv, bias.contiguous(), height, width, 16, overlap, module.scale, heads
+            )
+    assert found.dtype == dtype
+    assert found.shape == exact.shape
+    assert F.mse_loss(exact, torch.zeros_like(exact)) > 0
+    return float((found.double() - exact).abs().max() / exact.abs().max())
+
+
+main()
