@@ -68,7 +68,7 @@ class Size(click.ParamType[tuple[int, int]]):
     help="Write the figures as one JSON object, too; - is standard output, without a table.",
 )
 @click.pass_context
-def bench(context: click.Context, **given: Any) -> None:
+def bench(context: click.Context, /, **given: Any) -> None:
     """Work out what a frame costs a GPU: arithmetic, nothing is measured.
 
     With --traffic the published network and each of hatvid's forms of it run once on

@@ -18,14 +18,14 @@ from hatvid.engine.replay import Replay
 from hatvid.engine.runtime import HostRuntime, Runtime
 from hatvid.errors import EngineError, OutOfMemoryError
 from hatvid.model.forms import Forms
-from hatvid.model.zoo import load_model
+from hatvid.model.hat import HAT, HATConfig
 
 CPU = torch.device("cpu")
 RUNTIMES: dict[str, Callable[[], Runtime]] = {
     "replay": HostRuntime,
     "cudagraph": lambda: CudaRuntime(CPU, CudaDouble()),
 }
-SHAPES = [(16, 16), (32, 16), (12, 20)]
+SHAPES = [(16, 16), (32, 48), (20, 37)]
 
 
 @pytest.fixture(params=list(RUNTIMES))
@@ -35,7 +35,15 @@ def runtime(request: pytest.FixtureRequest) -> Runtime:
 
 @pytest.fixture(scope="module")
 def forms() -> Forms:
-    return Forms(load_model("hat-nano-x4", 4))
+    """Of a small network with both kinds of window, weights redrawn."""
+    config = HATConfig(
+        embed_dim=24, depths=(2,), num_heads=(2,), squeeze_factor=6, num_feat=8, upscale=4
+    )
+    generator = torch.Generator().manual_seed(3)
+    network = HAT(config).eval().requires_grad_(False)
+    for parameter in network.parameters():
+        parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return Forms(network)
 
 
 def _tiles(spec: TileSpec, seed: int) -> Tensor:

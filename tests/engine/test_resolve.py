@@ -90,7 +90,7 @@ def test_choices_with_cuda() -> None:
 @pytest.mark.usefixtures("machine")
 def test_what_cannot_be() -> None:
     for engine in ("cudagraph", "tensorrt"):
-        with pytest.raises(OptionError, match="NVIDIA GPU.*choose engine auto"):
+        with pytest.raises(OptionError, match=r"NVIDIA GPU.*choose engine auto"):
             _resolve(engine)
     with pytest.raises(OptionError, match="choose engine cudagraph, or leave --compile out"):
         resolve_engine(EngineOptions(engine="eager", compiled=True))
