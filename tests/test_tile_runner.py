@@ -1,0 +1,133 @@
+"""Which form of a network a GPU is given; no GPU is needed to see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hatvid.tile_runner
+from hatvid.engine import ResolvedEngine, TileSpec
+from hatvid.model.attention import WindowAttention
+from hatvid.model.forms import Forms
+from hatvid.model.fused import FusedWindowAttention
+from hatvid.model.hat import HAT, HATConfig
+from hatvid.model.whole import WholeFrame
+from hatvid.tile_runner import TileRunner
+
+GPU = torch.device("cuda:0")
+SPEC = TileSpec(batch=1, height=32, width=32, scale=2, device=GPU)
+
+
+class Given:
+    """An engine that keeps the network it was given."""
+
+    name, precision, spec = "given", "fp16", SPEC
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def run(self, tiles: Tensor) -> Tensor:
+        raise AssertionError("nothing can be run here")
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def forms() -> Forms:
+    config = HATConfig(
+        embed_dim=60, depths=(2,), num_heads=(2,), squeeze_factor=10, num_feat=8, upscale=2
+    )
+    torch.manual_seed(0)
+    return Forms(HAT(config).eval())
+
+
+class Measured:
+    """In place of a measurement: the named one wins."""
+
+    def __init__(self, winner: str) -> None:
+        self.winner = winner
+        self.identities: list[Mapping[str, str]] = []
+        self.kinds: dict[str, type] = {}
+
+    def __call__(
+        self,
+        candidates: Mapping[str, Callable[[], Any]],
+        tiles: Tensor,
+        *,
+        identity: Mapping[str, str],
+        cache: object,
+    ) -> str:
+        self.identities.append(identity)
+        for name, build in candidates.items():
+            self.kinds[name] = _attention(build().network)
+        return self.winner
+
+
+def _attention(network: nn.Module) -> type:
+    (kind,) = {type(m) for m in network.modules() if isinstance(m, WindowAttention)}
+    return kind
+
+
+def _runner(
+    forms: Forms, engine: str, precision: str, patch: pytest.MonkeyPatch, measured: Measured
+) -> TileRunner:
+    patch.setattr(hatvid.tile_runner, "fastest", measured)
+    patch.setattr(hatvid.tile_runner, "probe", lambda spec: torch.empty(0))
+    patch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {device}")
+    resolved = ResolvedEngine(engine=engine, precision=precision, device=GPU, threads=1)  # type: ignore[arg-type]
+    return TileRunner(
+        forms,
+        resolved,
+        asked=precision,  # type: ignore[arg-type]
+        factory=lambda network, spec, resolved, fingerprint: Given(network),
+        fingerprint=None,
+    )
+
+
+def _network(runner: TileRunner, *, chunked: bool = False) -> nn.Module:
+    engine = runner.engine(SPEC, chunked=chunked)
+    assert isinstance(engine, Given)
+    return engine.network
+
+
+@pytest.mark.parametrize(
+    ("winner", "kind"), [("sdpa", WindowAttention), ("triton", FusedWindowAttention)]
+)
+def test_attention_is_chosen_by_measurement(
+    forms: Forms, monkeypatch: pytest.MonkeyPatch, winner: str, kind: type
+) -> None:
+    measured = Measured(winner)
+    network = _network(_runner(forms, "cudagraph", "fp16", monkeypatch, measured))
+    assert _attention(network) is kind
+    assert measured.kinds == {"sdpa": WindowAttention, "triton": FusedWindowAttention}
+    (identity,) = measured.identities
+    assert identity["gpu"] == "GPU of cuda:0"
+    assert identity["precision"] == "fp16"
+    assert identity["shape"] == "(1, 3, 32, 32)"
+    assert "embed_dim=60" in identity["network"]
+
+
+@pytest.mark.parametrize("engine", ["cudagraph", "tensorrt", "eager"])
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_heads_are_padded_on_a_gpu(
+    forms: Forms, monkeypatch: pytest.MonkeyPatch, engine: str, precision: str
+) -> None:
+    measured = Measured("sdpa")
+    network = _network(_runner(forms, engine, precision, monkeypatch, measured))
+    (qkv, *_) = [m.qkv for m in network.modules() if isinstance(m, WindowAttention)]
+    assert qkv.out_features == 3 * 2 * 32
+    assert qkv.weight.dtype == (torch.float16 if precision == "fp16" else torch.float32)
+    assert bool(measured.identities) == (engine == "cudagraph"), "others know no Triton"
+
+
+def test_chunks_are_not_fused(forms: Forms, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Measured("triton")
+    network = _network(_runner(forms, "cudagraph", "fp16", monkeypatch, measured), chunked=True)
+    assert isinstance(network, WholeFrame)
+    assert _attention(network) is WindowAttention
+    assert measured.identities == []
