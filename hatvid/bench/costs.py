@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -76,6 +76,9 @@ LEFT_MATRIX = {
     aten.baddbmm.default: 1,
 }
 """Matrix products, and which argument is the left matrix."""
+
+OWN_ATTENTION = {"window_attention", "overlap_attention"}
+"""Of ``torch.ops.hatvid``: one kernel each, which reads qkv and bias."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +145,12 @@ def operator_cost(
     results = tensors(out)
     if func.is_view or func in FREE or not results:
         return None
-    counted = func in LEFT_MATRIX or func == aten.convolution.default
-    if not counted and (func.namespace == "hatvid" or func.overloadpacket in flop_registry):
+    own = func.namespace == "hatvid"
+    if (own and func._opname not in OWN_ATTENTION) or (
+        func.overloadpacket in flop_registry
+        and func not in LEFT_MATRIX
+        and func != aten.convolution.default
+    ):
         raise EngineError(f"what {func} costs is not known; please report it")
     inputs = tensors((args, kwargs))
     changed = [
@@ -162,17 +169,24 @@ def operator_cost(
     )
     if func in LEFT_MATRIX:
         left: Tensor = args[LEFT_MATRIX[func]]
-        return _changed(base, flops=2 * results[0].numel() * left.shape[-1], dtype=left.dtype)
+        flops = 2 * results[0].numel() * left.shape[-1]
+        return replace(base, flops=flops, elements=0, dtype=left.dtype)
     if func == aten.convolution.default:
         return _convolution(base, args[0], args[1], args[2], results[0])
+    if own:
+        # (N, tokens, 3 C) and (kinds, heads, queries, keys): each token has so many keys.
+        qkv, bias = args[:2]
+        scores = qkv.shape[0] * qkv.shape[1] * bias.shape[1] * bias.shape[3]
+        head = qkv.shape[2] // (3 * bias.shape[1])
+        return replace(base, flops=4 * scores * head, elements=scores)
     if func in GATHERS:
         source = touched(inputs[0])
-        return _changed(base, read=base.read - source + min(source, touched(results[0])))
+        return replace(base, read=base.read - source + min(source, touched(results[0])))
     if func == aten.constant_pad_nd.default:
-        return _changed(base, written=base.written + touched(inputs[0]), launches=2)
+        return replace(base, written=base.written + touched(inputs[0]), launches=2)
     if func == aten.roll.default:
         axes = max(len(args[2]), 1) if len(args) > 2 else 1
-        return _changed(base, read=base.read * axes, written=base.written * axes, launches=axes)
+        return replace(base, read=base.read * axes, written=base.written * axes, launches=axes)
     return base
 
 
@@ -227,16 +241,11 @@ def _convolution(
         default=[],
     )
     added = 0 if bias is None else touched(out)
-    return _changed(
+    return replace(
         base,
         flops=2 * out.numel() * weight[0].numel(),
+        elements=0,
         read=base.read + _bytes(turned) + added,
         written=base.written + _bytes(turned) + added,
         launches=1 + len(turned) + (bias is not None),
     )
-
-
-def _changed(base: Operator, **changes: Any) -> Operator:
-    if changes.get("flops"):
-        changes["elements"] = 0
-    return Operator(**{**vars(base), **changes})

@@ -36,6 +36,7 @@ class Size(click.ParamType[tuple[int, int]]):
 
 @click.command(short_help="Work out what a frame costs a GPU.")
 @click.option("--traffic", is_flag=True, help="FLOPs, bytes and kernel launches of a frame.")
+@click.option("--kernels", is_flag=True, help="Registers and memory of hatvid's own GPU kernels.")
 @click.option(
     "--model",
     default="hat",
@@ -75,10 +76,17 @@ def bench(context: click.Context, /, **given: Any) -> None:
     tensors without memory, and what their operators would do on an NVIDIA GPU is added up;
     it takes seconds and needs no GPU. The times are the least that three GPUs could take by
     their datasheets. How it is counted stands in docs/performance.md.
+
+    With --kernels hatvid's own kernels are compiled for three GPUs, none of which needs to
+    be here.
     """
     if given["traffic"]:
         _traffic(**given)
-    else:
+    if given["kernels"]:
+        from hatvid.bench.kernels import compiled_kernels, kernel_table
+
+        click.echo(kernel_table(compiled_kernels()))
+    if not (given["traffic"] or given["kernels"]):
         click.echo(context.get_help())
 
 

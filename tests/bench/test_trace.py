@@ -14,7 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from hatvid.bench.costs import Operator
 from hatvid.bench.trace import Trace, takes_fused, trace_network
 from hatvid.errors import EngineError
+from hatvid.model.fused import fuse_attention
 from hatvid.model.hat import HAT, HATConfig
+from hatvid.model.padded import pad_channels
 from hatvid.model.tail import collapse_tail
 
 
@@ -297,6 +299,37 @@ def test_scores_that_stay_on_the_chip() -> None:
     assert total(explicit, "written") - total(fused, "written") == 3 * 2 * scores
     assert total(explicit, "read") - total(fused, "read") == 3 * 2 * scores
     assert total(explicit, "launches") - total(fused, "launches") == 3
+
+
+@pytest.mark.parametrize(("shift", "kinds"), [(0, 1), (4, 4)])
+def test_windows_in_our_own_kernel(shift: int, kinds: int) -> None:
+    import hatvid.model.window_ops  # noqa: F401 - makes the operators known
+
+    def forward(x: Tensor) -> Tensor:
+        bias = x.new_empty(kinds, 2, 64, 64)
+        out: Tensor = torch.ops.hatvid.window_attention(x, bias, 16, 24, 8, shift, 0.3, 2)
+        return out
+
+    tokens = 16 * 24
+    trace = traced(forward, 1, tokens, 3 * 20, half=True)
+    attention = only(trace)
+    assert (trace.fused, attention.launches) == (1, 1)
+    assert attention.flops == 2 * 2 * tokens * 64 * 20  # each token has 64 keys of 2 x 10
+    assert attention.read == 2 * (tokens * 60 + kinds * 2 * 64 * 64)
+    assert attention.written == 2 * tokens * 20
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_our_own_kernels_do_the_same_arithmetic(padded: bool) -> None:
+    config = HATConfig(embed_dim=20, depths=(2,), num_heads=(2,), squeeze_factor=4, num_feat=8)
+    network = HAT(config).eval()
+    network = pad_channels(network) if padded else network
+    shape = (1, 3, 32, 48)
+    before, after = trace_network(network, shape), trace_network(fuse_attention(network), shape)
+    assert total(before, "flops") == total(after, "flops")
+    assert total(before, "read") > total(after, "read")
+    assert total(before, "launches") > total(after, "launches")
+    assert (after.fused, after.unfused) == (3, 0)
 
 
 @pytest.mark.parametrize("collapse", [False, True])

@@ -70,7 +70,9 @@ def test_the_forms_of_a_network() -> None:
     assert theirs.read > in_one.read
     assert theirs.written > in_one.written
     assert theirs.uploaded == in_one.uploaded > 2 * 6 * 256 * 256  # the mask, for each frame
-    assert forms["hatvid"].uploaded == 0
+    assert list(forms)[2:] == ["hatvid", "+ tail collapsed", "+ padded", "+ Triton"]
+    assert all(forms[name].uploaded == 0 for name in list(forms)[2:])
+    assert (forms["hatvid"].attention, forms["+ padded"].attention) == ("MATH", "fused")
     for row in rows:
         assert row.launch_seconds == row.launches * 4e-6
         assert set(row.roofline_seconds) == {gpu.name for gpu in GPUS}

@@ -46,6 +46,15 @@ def test_json(hatvid: Callable[..., Any], checkpoints: dict[int, Path], tmp_path
     assert json.loads(alone.out) == found
 
 
+@pytest.mark.long  # the compiler takes its time
+def test_kernels(hatvid: Callable[..., Any]) -> None:
+    done = hatvid("bench", "--kernels")
+    assert (done.code, done.err) == (0, "")
+    rows = [line.split("|")[1:-1] for line in done.out.splitlines()]
+    assert len(rows) > 2
+    assert {row[3].strip() for row in rows[2:]} == {"sm_80", "sm_89", "sm_90"}
+
+
 def test_without_an_option_it_tells_what_there_is(hatvid: Callable[..., Any]) -> None:
     done = hatvid("bench")
     assert (done.code, done.err) == (0, "")
