@@ -18,7 +18,7 @@ import torch
 
 from hatvid.errors import EngineError
 
-__all__ = ["TARGETS", "CompiledKernel", "compiled_kernels", "kernel_table"]
+__all__ = ["CompiledKernel", "TARGETS", "compiled_kernels", "kernel_table"]
 
 TARGETS = {80: "A100", 89: "RTX 4090", 90: "H100"}
 """Compute capability without its dot, and a GPU that has it."""
