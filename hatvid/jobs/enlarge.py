@@ -32,13 +32,12 @@ from hatvid.video.convert import PlaneLayout
 from hatvid.video.pictures import AnyPacket
 from hatvid.video.source import FrameBatch, VideoSource
 
-__all__ = ["Finished", "InFlight", "Straight", "Way", "way_for"]
+__all__ = ["Finished", "InFlight", "Straight", "WRITE_BEHIND", "Way", "way_for"]
 
 Item = FrameBatch | AnyPacket
 
-_HELD = 8
-"""Landed batches that wait for the encoder at most: those in its queue, and the one in
-its hands."""
+WRITE_BEHIND = 4
+"""Finished items that wait for the encoder at most."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,9 @@ class InFlight:
                     own=number > 0,
                 )
             )
-        self._lanes: Lanes[FrameBatch] = Lanes(runtime, programs, held=_HELD, download=download)
+        self._lanes: Lanes[FrameBatch] = Lanes(
+            runtime, programs, held=WRITE_BEHIND + 1, download=download
+        )
         # Packets keep their places between the batches; None stands for one of those.
         self._order: deque[AnyPacket | None] = deque()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Protocol
 
-from hatvid.jobs.enlarge import Finished, way_for
+from hatvid.jobs.enlarge import WRITE_BEHIND, Finished, way_for
 from hatvid.jobs.format import OutputPlan
 from hatvid.upscaler import Description, MendedTile, Upscaler
 from hatvid.video.fates import StreamFate
@@ -17,10 +17,9 @@ from hatvid.video.source import FrameBatch, VideoSource
 
 __all__ = ["Sink", "pump"]
 
-# Items that wait before and behind the network. Small frames are read well ahead, so
-# that packets lying between them do not starve it; large ones are few.
+# Items that wait before the network. Small frames are read well ahead, so that packets
+# lying between them do not starve it; the large ones behind it are few.
 _READ_AHEAD = 16
-_WRITE_BEHIND = 4
 
 
 class Sink(Protocol):
@@ -94,7 +93,7 @@ def pump(
     with (
         closing(way),
         Prefetch(items, depth=_READ_AHEAD, name="hatvid-decode") as reader,
-        Writer(write, depth=_WRITE_BEHIND, name="hatvid-encode") as writer,
+        Writer(write, depth=WRITE_BEHIND, name="hatvid-encode") as writer,
     ):
         for item in reader:
             for finished in way.put(item):
