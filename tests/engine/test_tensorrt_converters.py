@@ -171,11 +171,11 @@ def form(config: HATConfig, precision: str, *, padded: bool) -> HAT:
 @pytest.mark.parametrize(
     ("config", "precision", "padded"),
     [
-        pytest.param(NANO, "fp32", False, id="nano fp32"),
+        pytest.param(NANO, "fp32", False, id="nano fp32", marks=pytest.mark.long),
         pytest.param(NANO, "fp16", False, id="nano fp16"),
-        pytest.param(HAT_S, "fp32", True, id="HAT-S fp32, padded"),
-        pytest.param(HAT_S, "fp16", True, id="HAT-S fp16, padded"),
-        pytest.param(WHOLE, "fp16", False, id="HAT fp16"),
+        pytest.param(HAT_S, "fp32", True, id="HAT-S fp32, padded", marks=pytest.mark.long),
+        pytest.param(HAT_S, "fp16", True, id="HAT-S fp16, padded", marks=pytest.mark.long),
+        pytest.param(WHOLE, "fp16", False, id="HAT fp16", marks=pytest.mark.long),
         pytest.param(WHOLE, "fp16", True, id="HAT fp16, padded"),
         pytest.param(WHOLE, "bf16", True, id="HAT bf16, padded"),
     ],

@@ -25,7 +25,7 @@ from hatvid.model.hat import HAT, HATConfig
 from hatvid.options import EngineOptions, TileOptions
 from hatvid.upscaler import Upscaler
 
-FRAMES = 23
+FRAMES = 13
 
 
 class Mixing(nn.Module):
