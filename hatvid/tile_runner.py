@@ -161,10 +161,14 @@ class TileRunner:
     def _make(self, spec: TileSpec, chunked: bool, resolved: ResolvedEngine) -> Engine:
         if self._forms is None:
             raise EngineError("the upscaler was closed; make a new one")
-        inside = "fp32" if resolved.engine == "openvino" else resolved.precision
-        fused = self._fused(self._forms, spec, chunked, resolved)
-        padded = resolved.device.type == "cuda"
-        network = self._forms.form(inside, chunked=chunked, padded=padded, fused=fused)
+        compiler = resolved.engine == "openvino"
+        network = self._forms.form(
+            "fp32" if compiler else resolved.precision,
+            chunked=chunked,
+            padded=resolved.device.type == "cuda",
+            fused=self._fused(self._forms, spec, chunked, resolved),
+            compiler=compiler,
+        )
         return self._factory(network, spec, resolved, self._fingerprint)
 
     def _fused(self, forms: Forms, spec: TileSpec, chunked: bool, resolved: ResolvedEngine) -> bool:

@@ -3,7 +3,7 @@
 A HAT always runs with its tail collapsed, which is the same function in a tenth of the
 tail's arithmetic. For fp16 and bf16 in PyTorch it is rescaled and brought to that
 precision; for whole frames it is run in chunks of windows; for a GPU its channels are
-padded, and its attention may be fused.
+padded, and its attention may be fused; for a CPU's compiler its projections are separate.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from hatvid.model.calibration import calibration_picture
 from hatvid.model.hat import HAT
 from hatvid.model.padded import pad_channels
 from hatvid.model.precision import RescalePlan, lower_precision, plan_rescale
+from hatvid.model.separate import separate_projections
 from hatvid.model.tail import collapse_tail
 from hatvid.model.whole import WholeFrame
 from hatvid.model.whole_memory import live_bytes
@@ -62,6 +63,7 @@ class Forms:
         chunked: bool = False,
         padded: bool = False,
         fused: bool = False,
+        compiler: bool = False,
     ) -> nn.Module:
         """The network as PyTorch is to run it, or a compiler to read it.
 
@@ -70,6 +72,7 @@ class Forms:
             chunked: in chunks of windows.
             padded: with channels as a GPU's kernels like them.
             fused: with attention that reads its windows where they lie; not in chunks.
+            compiler: as a compiler for CPUs likes it; in fp32, not in chunks.
         """
         if self._hat is None:
             return self._module
@@ -78,6 +81,8 @@ class Forms:
             from hatvid.model.fused import fuse_attention
 
             network = fuse_attention(network)
+        if compiler:
+            network = separate_projections(network)
         return WholeFrame(network) if chunked else network
 
     def whole_bytes(self, height: int, width: int, batch: int) -> int:
