@@ -14,12 +14,15 @@ import logging
 import platform
 import re
 import warnings
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import openvino
 import torch
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import Tensor, nn
 
 from hatvid.engine.base import TileSpec
@@ -29,7 +32,7 @@ from hatvid.errors import EngineError, OutOfMemoryError
 
 __all__ = ["OpenVINOEngine", "native_bf16"]
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 """Counts up when what is stored, or how it is made, changes."""
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -48,6 +51,10 @@ class OpenVINOEngine:
         fingerprint: names the module's weights and configuration exactly.
         cache_dir: folder of compiled models; None keeps none.
         threads: of the CPU; None takes OpenVINO's choice.
+        streams: tiles of a batch that are computed at the same time, each by its share of
+            the threads. Two threads on one tile wait for each other at the end of every
+            operator; on two tiles they do not. With streams, what a tile becomes hangs
+            on nothing else in its batch, as each is a call of its own.
 
     Raises:
         EngineError: the module cannot be traced, translated or compiled.
@@ -64,6 +71,7 @@ class OpenVINOEngine:
         fingerprint: str,
         cache_dir: Path | None,
         threads: int | None = None,
+        streams: int = 1,
     ) -> None:
         if spec.device.type != "cpu" or spec.dtype != torch.float32:
             raise EngineError(
@@ -72,11 +80,13 @@ class OpenVINOEngine:
             )
         self.precision: str = precision
         self.spec = spec
+        streams = min(streams, spec.batch)
+        alone = spec if streams == 1 else replace(spec, batch=1)
         config: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "EXECUTION_MODE_HINT": "ACCURACY" if precision == "fp32" else "PERFORMANCE",
             "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": streams,
             # Pinned threads of two runs, or of decoding beside, would share a core
             # while others are idle.
             "ENABLE_CPU_PINNING": False,
@@ -84,30 +94,35 @@ class OpenVINOEngine:
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
-            compiled = self._compiled(module, config, fingerprint, cache_dir)
+            compiled = self._compiled(module, alone, config, fingerprint, cache_dir)
             actual = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
             if actual != _HINTS[precision]:
                 raise EngineError(
                     f"OpenVINO computes in {actual} here, not {precision}; choose precision fp32"
                 )
-            check_output(spec, tuple(compiled.output(0).shape))
+            check_output(alone, tuple(compiled.output(0).shape))
             # OpenVINO writes straight into this, and reads straight from the caller's.
             self._output = torch.empty(spec.output_shape)
-            request = compiled.create_infer_request()
-            request.set_output_tensor(openvino.Tensor(self._output.numpy(), shared_memory=True))
+            requests = []
+            for part in self._output.split(alone.batch):
+                request = compiled.create_infer_request()
+                request.set_output_tensor(openvino.Tensor(part.numpy(), shared_memory=True))
+                requests.append(request)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot run this network: {_reason(error)}") from error
-        self._request: openvino.InferRequest | None = request
+        self._requests: list[openvino.InferRequest] = requests
 
     def run(self, tiles: Tensor) -> Tensor:
         """See :meth:`hatvid.engine.base.Engine.run`. The result is the engine's own buffer."""
-        if self._request is None:
+        if not self._requests:
             raise EngineError("the engine was closed; build a new one")
         check_input(self.spec, tiles)
-        array = tiles.detach().contiguous().numpy()
-        self._request.set_input_tensor(openvino.Tensor(array, shared_memory=True))
+        parts = tiles.detach().contiguous().chunk(len(self._requests))
         try:
-            self._request.infer()
+            for request, part in zip(self._requests, parts, strict=True):
+                request.set_input_tensor(openvino.Tensor(part.numpy(), shared_memory=True))
+                request.start_async()
+            self._wait()
         except RuntimeError as error:
             if re.search("bad_alloc|allocate", _reason(error)):
                 raise OutOfMemoryError(
@@ -120,15 +135,31 @@ class OpenVINOEngine:
 
     def close(self) -> None:
         """Free the compiled model and its buffers."""
-        self._request = None
+        self._requests = []
+
+    def _wait(self) -> None:
+        """Until no request runs, so that none reads or writes what is given back."""
+        failed = None
+        for request in self._requests:
+            try:
+                request.wait()
+            except RuntimeError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     def _compiled(
-        self, module: nn.Module, config: dict[str, Any], fingerprint: str, cache_dir: Path | None
+        self,
+        module: nn.Module,
+        spec: TileSpec,
+        config: dict[str, Any],
+        fingerprint: str,
+        cache_dir: Path | None,
     ) -> openvino.CompiledModel:
         if cache_dir is None:
-            return _core().compile_model(_translate(module, self.spec), "CPU", config)
+            return _core().compile_model(_translate(module, spec), "CPU", config)
         cache = ModelCache(cache_dir)
-        key = _cache_key(module, self.spec, config, fingerprint)
+        key = _cache_key(module, spec, config, fingerprint)
         data = cache.read(key)
         if data is not None:
             try:
@@ -136,7 +167,7 @@ class OpenVINOEngine:
             except RuntimeError as error:
                 _log.warning("compiled model cannot be loaded (%s); building it", _reason(error))
                 cache.drop(key)
-        compiled = _core().compile_model(_translate(module, self.spec), "CPU", config)
+        compiled = _core().compile_model(_translate(module, spec), "CPU", config)
         cache.write(key, compiled.export_model().getvalue())
         return compiled
 
@@ -161,8 +192,15 @@ def _translate(module: nn.Module, spec: TileSpec) -> openvino.Model:
         # translates to models of dynamic shape. Traced constants are intended.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(ready, example, check_trace=False)  # type: ignore[no-untyped-call]
-        shape = openvino.PartialShape(list(spec.input_shape))
-        return openvino.convert_model(traced, example_input=example, input=[shape])
+        # Not by openvino.convert_model, which tells its maker of each use, over the
+        # network, from a forked process.
+        decoder = TorchScriptPythonDecoder(traced, example_input=example)  # kept until the end
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        model = frontend.load(decoder)
+        for place in model.get_inputs():
+            model.set_element_type(place, openvino.Type.f32)
+            model.set_partial_shape(place, openvino.PartialShape(list(spec.input_shape)))
+        return frontend.convert(model)
 
 
 def _cache_key(module: nn.Module, spec: TileSpec, config: dict[str, Any], fingerprint: str) -> str:
