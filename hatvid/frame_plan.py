@@ -58,6 +58,7 @@ class FramePlanner:
         fixed: the engine was asked for by name, and no other may take its place.
         options: tile, overlap, batch.
         device: whose memory counts.
+        streams: tiles that a CPU computes side by side.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class FramePlanner:
         fixed: bool,
         options: TileOptions,
         device: torch.device,
+        streams: int = 1,
     ) -> None:
         self._forms = forms
         self._scale = scale
@@ -76,6 +78,7 @@ class FramePlanner:
         self._fixed = fixed
         self._options = options
         self._device = device
+        self._streams = streams
         self._bytes_per_pixel: int | None = None
         self._plans: dict[tuple[int, int], FramePlan] = {}
 
@@ -161,13 +164,21 @@ class FramePlanner:
         return True
 
     def _filling(self, plan: FramePlan) -> int:
-        """How many tiles fill a GPU, if that is left to us and there is memory for them."""
-        if self._options.batch != "auto" or self._engine not in ON_CUDA or plan.chunked:
+        """How many tiles fill a GPU, or a CPU's streams, if that is left to us and there is
+        memory for them."""
+        if self._options.batch != "auto" or plan.chunked:
             return self._batch
         pixels = plan.tiles.tile_height * plan.tiles.tile_width
+        if self._engine in ON_CUDA:
+            wanted = FILLING_PIXELS // pixels
+        elif self._engine == "openvino":
+            wanted = self._streams
+        else:
+            return self._batch
+        if wanted <= 1:
+            return 1
         room = int(self._free(plan.tiles.height, plan.tiles.width) * MEMORY_SHARE)
-        fitting = room // (self._cost() * pixels)
-        return max(1, min(FILLING_PIXELS // pixels, fitting))
+        return max(1, min(wanted, room // (self._cost() * pixels)))
 
     def _cost(self) -> int:
         if self._bytes_per_pixel is None:

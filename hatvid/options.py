@@ -68,9 +68,11 @@ class EngineOptions:
     threads: int | None = None
     """CPU threads for the network; None takes one for each core."""
 
-    streams: int = 1
-    """Batches computed at the same time, each on a stream of the GPU; for frames too small
-    to fill it."""
+    streams: int | Literal["auto"] = 1
+    """Work done at the same time. On a GPU batches, each on a stream of its own, for frames
+    too small to fill it; in engine ``openvino`` tiles of a batch, each by its share of the
+    CPU's threads. ``auto`` is two in ``openvino``, where there are two threads and memory for
+    two tiles, else one."""
 
     compiled: bool = False
     """Let torch.compile work on the network before it is recorded."""
@@ -84,7 +86,7 @@ class EngineOptions:
             )
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"threads is {self.threads}; it must be at least 1")
-        if not 1 <= self.streams <= MOST_STREAMS:
+        if self.streams != "auto" and not 1 <= self.streams <= MOST_STREAMS:
             raise OptionError(f"streams is {self.streams}; choose 1 to {MOST_STREAMS}")
 
 

@@ -115,6 +115,7 @@ class Upscaler:
             fixed=engine_options.engine != "auto",
             options=tile_options,
             device=resolved.device,
+            streams=resolved.streams,
         )
         self._lock = threading.RLock()
 
@@ -131,7 +132,7 @@ class Upscaler:
         batch: int | Literal["auto"] = "auto",
         device: str = "auto",
         threads: int | None = None,
-        streams: int = 1,
+        streams: int | Literal["auto"] = 1,
         compiled: bool = False,
     ) -> Self:
         """Load a network and choose how to run it.
@@ -149,7 +150,8 @@ class Upscaler:
             batch: tiles in one call of the engine.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             threads: of the CPU.
-            streams: of the GPU.
+            streams: work done at the same time; ``auto`` is for callers who give several
+                frames at once.
             compiled: whether torch.compile works on the network first.
 
         Raises:

@@ -93,7 +93,7 @@ def test_a_whole_frame_that_fits_stays_with_the_fast_engine(
     assert (facts.chunked, facts.engine, facts.tiles) == (False, "openvino", 1)
 
 
-def _planner(model: HAT, engine: str, **options: Any) -> FramePlanner:
+def _planner(model: HAT, engine: str, streams: int = 1, **options: Any) -> FramePlanner:
     return FramePlanner(
         Forms(model),
         scale=2,
@@ -101,6 +101,7 @@ def _planner(model: HAT, engine: str, **options: Any) -> FramePlanner:
         fixed=True,
         options=TileOptions(**options),
         device=torch.device("cpu"),
+        streams=streams,
     )
 
 
@@ -124,6 +125,20 @@ def test_small_tiles_are_put_together_until_a_gpu_is_full(model: HAT) -> None:
     assert _planner(model, "cudagraph").plan(720, 1280).batch == 1
     assert _planner(model, "cudagraph", tile=64, batch=5).plan(300, 400).batch == 5
     assert _planner(model, "replay", tile=64).plan(300, 400).batch == 1, "a CPU is full at once"
+
+
+def test_as_many_tiles_as_a_cpu_computes_side_by_side(model: HAT, cpu: pytest.MonkeyPatch) -> None:
+    assert _planner(model, "openvino").plan(180, 320).batch == 1
+    assert _planner(model, "openvino", 2).plan(180, 320).batch == 2
+    assert _planner(model, "openvino", 2, tile=64).plan(180, 320).batch == 2
+    assert _planner(model, "openvino", 2, batch=3).plan(180, 320).batch == 3
+    # Memory for one whole frame and a half: that is no reason to cut it into tiles.
+    planner = _planner(model, "openvino", 2)
+    cost = planner._cost() * 192 * 320 / MEMORY_SHARE
+    result = 2 * 180 * 320 * 3 * 4 * 4
+    cpu.setattr(hatvid.frame_plan, "available_memory", lambda device: 1.5 * cost + result)
+    plan = planner.plan(180, 320)
+    assert (plan.tiles.count, plan.batch) == (1, 1)
 
 
 def test_but_only_as_many_as_there_is_memory_for(model: HAT, cpu: pytest.MonkeyPatch) -> None:

@@ -190,11 +190,12 @@ engine_options = together(
     click.option("--threads", type=int, metavar="N", help="CPU threads for the network."),
     click.option(
         "--streams",
-        type=int,
-        default=1,
+        type=NumberOrAuto(),
+        default="auto",
         show_default=True,
         metavar="N",
-        help="Batches computed at once on a GPU, for frames too small to fill it.",
+        help="Batches computed at once on a GPU, for frames too small to fill it; tiles "
+        "computed side by side in engine openvino.",
     ),
     click.option(
         "--compile",

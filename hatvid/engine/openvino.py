@@ -104,7 +104,7 @@ class OpenVINOEngine:
             # OpenVINO writes straight into this, and reads straight from the caller's.
             self._output = torch.empty(spec.output_shape)
             requests = []
-            for part in self._output.split(alone.batch):
+            for part in torch.split(self._output, alone.batch):
                 request = compiled.create_infer_request()
                 request.set_output_tensor(openvino.Tensor(part.numpy(), shared_memory=True))
                 requests.append(request)

@@ -102,7 +102,7 @@ def preview(
                 precision=engine.precision,
                 device=engine.device,
                 threads=engine.threads,
-                streams=engine.streams,
+                streams=1 if engine.streams == "auto" else engine.streams,
                 compiled=engine.compiled,
                 tile=tile.tile,
                 overlap=tile.overlap,

@@ -112,6 +112,9 @@ def _decoding_device(options: JobOptions, upscaler: Upscaler | None) -> torch.de
 def _own_upscaler(job: Job, scale: int | None) -> Upscaler:
     options = job.options
     engine, tile = options.engine, options.tile
+    streams = engine.streams
+    if streams == "auto" and job.pictures is not None:
+        streams = 1  # a picture alone has all threads to itself
     if job.model is not None and options.size != SizeOptions():
         # Resampled once, from all that the network gives, to the size asked for.
         scale = job.model.scale
@@ -122,7 +125,7 @@ def _own_upscaler(job: Job, scale: int | None) -> Upscaler:
         precision=engine.precision,
         device=engine.device,
         threads=engine.threads,
-        streams=engine.streams,
+        streams=streams,
         compiled=engine.compiled,
         tile=tile.tile,
         overlap=tile.overlap,

@@ -43,7 +43,7 @@ def upscale(
     precision: Precision = "auto",
     device: str = "auto",
     threads: int | None = None,
-    streams: int = 1,
+    streams: int | Literal["auto"] = "auto",
     compiled: bool = False,
     tile: int | Literal["auto"] = "auto",
     overlap: int | Literal["auto"] = "auto",

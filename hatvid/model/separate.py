@@ -36,9 +36,8 @@ class SeparateWindowAttention(WindowAttention):
         parts = []
         for kind, qkv in enumerate(zip(*by_kind, strict=True)):
             if order.counts[kind]:
-                out = self.attend(
-                    *(part.reshape(-1, area, wide) for part in qkv), bias[kind : kind + 1]
-                )
+                q, k, v = (part.reshape(-1, area, wide) for part in qkv)
+                out = self.attend(q, k, v, bias[kind : kind + 1])
                 parts.append(out.view(batch, -1, wide))
         return order.merge(self.proj(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]))
 

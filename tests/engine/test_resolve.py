@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +51,20 @@ def test_choices_on_a_cpu_with_bf16() -> None:
     assert _resolve(precision="fp16") == ("eager", "fp16", False, "cpu")
 
 
+@pytest.mark.usefixtures("machine")
+def test_streams_side_by_side_where_there_are_threads_for_them() -> None:
+    def streams(**given: Any) -> int:
+        return resolve_engine(EngineOptions(**given)).streams
+
+    assert streams(threads=2) == 1  # left to the caller, who may have one frame only
+    assert streams(threads=2, streams="auto") == 2
+    assert streams(threads=8, streams="auto") == 2
+    assert streams(threads=1, streams="auto") == 1
+    assert streams(threads=8, streams=4) == 4
+    assert streams(threads=8, streams="auto", engine="eager") == 1
+    assert streams(threads=8, streams="auto", engine="replay") == 1
+
+
 def test_choices_on_a_cpu_without_bf16(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(hatvid.engine, "_native_bf16", lambda: False)
     assert _resolve() == ("openvino", "fp32", False, "cpu")
@@ -96,8 +111,8 @@ def test_what_cannot_be() -> None:
         resolve_engine(EngineOptions(engine="eager", compiled=True))
     with pytest.raises(OptionError, match="choose engine cudagraph, or leave --compile out"):
         resolve_engine(EngineOptions(engine="replay", compiled=True))
-    with pytest.raises(OptionError, match="choose engine cudagraph, or leave --streams out"):
-        resolve_engine(EngineOptions(engine="openvino", streams=2))
+    with pytest.raises(OptionError, match="choose engine auto, or leave --streams out"):
+        resolve_engine(EngineOptions(engine="eager", streams=2))
     with pytest.raises(OptionError, match="choose device cpu"):
         _resolve(device="cuda")
     with pytest.raises(OptionError, match="engine openvino does not compute in fp16"):
