@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from hatvid.engine.fidelity import Fidelity
 
@@ -36,6 +37,11 @@ class Description:
     batch: int
     fidelity: Fidelity | None
     """What the precision was decided by, if it was."""
+    streamed: bool = False
+    """Jobs keep several frames on their way, recorded whole."""
+    reuse: Literal["off", "on", "untried", "refused"] = "off"
+    """Whether a tile that comes again takes the result it had. ``untried`` until one does;
+    ``refused`` where the engine then gave other bits for the same tile."""
 
 
 @dataclass(frozen=True)

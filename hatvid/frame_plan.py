@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from math import lcm
 
 import torch
+from torch import Tensor
 
 from hatvid.engine import COMPILERS, ON_CUDA
 from hatvid.engine.memory import (
@@ -24,7 +25,7 @@ from hatvid.model.forms import Forms
 from hatvid.options import WINDOW, TileOptions
 from hatvid.tiling import TilePlan
 
-__all__ = ["FramePlan", "FramePlanner"]
+__all__ = ["FramePlan", "FramePlanner", "check_frames"]
 
 GIGABYTE = 10**9
 
@@ -191,3 +192,18 @@ class FramePlanner:
         # The result itself, and the strip of it that is being put together.
         result = 2 * height * width * 3 * self._scale**2 * torch.float32.itemsize
         return max(available_memory(self._device) - result, 0)
+
+
+def check_frames(frames: Tensor) -> None:
+    """Raise OptionError unless ``frames`` are (N, 3, H, W) of a floating dtype."""
+    if not isinstance(frames, Tensor):
+        raise OptionError(f"frames are {type(frames).__name__}; pass a torch tensor (N, 3, H, W)")
+    if not frames.is_floating_point():
+        raise OptionError(
+            f"frames are {frames.dtype}; pass floating point in [0, 1], for 8 bits "
+            "frames.float() / 255"
+        )
+    if frames.ndim != 4 or frames.shape[1] != 3:
+        raise OptionError(
+            f"frames are {tuple(frames.shape)}; pass RGB (N, 3, H, W), one picture as (1, 3, H, W)"
+        )

@@ -28,6 +28,8 @@ __all__ = [
     "InputOptions",
     "JobOptions",
     "Precision",
+    "ReuseMode",
+    "ReuseOptions",
     "SizeOptions",
     "StreamOptions",
     "TileOptions",
@@ -35,6 +37,7 @@ __all__ = [
 
 EngineName = Literal["auto", "eager", "openvino", "cudagraph", "tensorrt", "replay"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+ReuseMode = Literal["auto", "on", "off"]
 
 WINDOW = 16
 """Side of HAT's attention window in pixels: tiles lie on this grid."""
@@ -125,6 +128,36 @@ class TileOptions:
         if self.overlap != "auto":
             return self.overlap
         return min(BEST_OVERLAP, tile // 2, tile - WINDOW) if tile else BEST_OVERLAP
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReuseOptions:
+    """Whether what was computed before is computed again."""
+
+    mode: ReuseMode = "auto"
+    """``auto``: a tile or frame of the same bytes takes the result of the one before, where
+    the engine gives the same bits for it whenever and beside whatever it comes; ``on``:
+    without trying that."""
+
+    tolerance: int = 0
+    """A tile may differ from the one computed last at its place by so many steps of the
+    source's codes in each sample of R, G and B, and still takes its result. That is an
+    approximation."""
+
+    memory: int | None = None
+    """MiB that tiles and their results may take; None takes an eighth of what is free, at
+    most 1024."""
+
+    def __post_init__(self) -> None:
+        _check_choice("reuse", self.mode, get_args(ReuseMode))
+        if self.tolerance < 0:
+            raise OptionError(f"reuse tolerance is {self.tolerance}; it must be 0 or more")
+        if self.tolerance and self.mode == "off":
+            raise OptionError("reuse is off; leave the reuse tolerance out")
+        if self.memory is not None and self.memory < 1:
+            raise OptionError(
+                f"reuse memory is {self.memory} MiB; give at least 1, or turn reuse off"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,6 +337,7 @@ class JobOptions:
 
     engine: EngineOptions = EngineOptions()
     tile: TileOptions = TileOptions()
+    reuse: ReuseOptions = ReuseOptions()
     encode: EncodeOptions = EncodeOptions()
     reading: InputOptions = InputOptions()
     size: SizeOptions = SizeOptions()

@@ -1,25 +1,34 @@
-"""Batches of tiles through engines: built when needed, the precision decided once, and
-tiles that ran out of range computed again."""
+"""Batches of tiles through engines: built when needed, the precision decided once, tiles
+that ran out of range computed again, and those that were computed before not again."""
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hatvid.engine import COMPILERS, Engine, ResolvedEngine, TileSpec
-from hatvid.engine.cache import ModelCache, default_cache_dir, hatvid_version
+from hatvid.engine.cache import (
+    ModelCache,
+    default_cache_dir,
+    hatvid_version,
+    library_version,
+)
 from hatvid.engine.choice import fastest
 from hatvid.engine.fidelity import Fidelity, compare, is_flat, probe
+from hatvid.engine.memory import available_memory
+from hatvid.engine.repeatable import is_repeatable
 from hatvid.engine.sentinel import suspects
 from hatvid.errors import EngineError, OptionError
 from hatvid.model.forms import Forms
-from hatvid.options import Precision
+from hatvid.options import Precision, ReuseOptions
+from hatvid.reuse import Identity, Near, Result, TileCache, TileReuse, default_budget
 
 __all__ = ["EngineFactory", "TileRunner"]
 
@@ -47,6 +56,7 @@ class TileRunner:
         factory: builds engines.
         fingerprint: names the network's weights and configuration exactly; None keeps
             no compiled model on disk.
+        reuse: whether results are taken from tiles before, and what may be kept of them.
 
     Raises:
         OptionError: only HAT can be brought to the precision.
@@ -60,6 +70,7 @@ class TileRunner:
         asked: Precision,
         factory: EngineFactory,
         fingerprint: str | None,
+        reuse: ReuseOptions | None = None,
     ) -> None:
         self._forms: Forms | None = forms
         self._resolved = _possible(resolved, forms)
@@ -69,6 +80,10 @@ class TileRunner:
         self._engines: OrderedDict[_Key, Engine] = OrderedDict()
         self.fidelity: Fidelity | None = None
         """What the precision was decided by, if it was."""
+        self._reuse = reuse or ReuseOptions()
+        self._before: TileReuse | None = None
+        # Whether engines give the same bits for the same tile, of those that were tried.
+        self._repeatable: dict[Identity, bool] = {}
 
     @property
     def device(self) -> torch.device:
@@ -119,6 +134,90 @@ class TileRunner:
             larger[again] = exact.run(_fill(part[again], spec.batch))[: len(again)]
         return larger, again
 
+    def results(
+        self, spec: TileSpec, tiles: Tensor, *, chunked: bool = False, near: Near | None = None
+    ) -> Iterator[Result]:
+        """Run any number of tiles; those that were run before take their results.
+
+        Args:
+            tiles: (n, C, H, W).
+            chunked: each is a whole frame, run in chunks.
+            near: take also results of tiles that are only near.
+
+        Returns:
+            One for each tile, in order; take each before asking for the next.
+
+        Raises:
+            EngineError: the engine cannot be built, or failed.
+        """
+        if not len(tiles):
+            return
+        # The precision is part of what results depend on.
+        self.warm_up(spec, tiles[: spec.batch], chunked=chunked)
+
+        def run(part: Tensor) -> tuple[Tensor, list[int]]:
+            return self.run(spec, part, chunked=chunked)
+
+        if self.reuse(spec, chunked=chunked) in ("off", "refused"):
+            for start in range(0, len(tiles), spec.batch):
+                larger, again = run(tiles[start : start + spec.batch])
+                for number, one in enumerate(larger):
+                    yield Result(one, mended=number in again)
+            return
+        if self._before is None:
+            mebibytes = self._reuse.memory
+            free = available_memory(self.device)
+            budget = default_budget(free) if mebibytes is None else mebibytes * 2**20
+            self._before = TileReuse(TileCache(budget))
+        identity = self.identity(spec, chunked=chunked)
+        yield from self._before.results(
+            tiles, identity, run, allowed=lambda: self.reuses(spec, chunked=chunked), near=near
+        )
+
+    def identity(self, spec: TileSpec, *, chunked: bool = False) -> Identity:
+        """What results depend on beside the tile, once the precision is decided."""
+        resolved = self.resolved(chunked=chunked)
+        return Identity(
+            model=self._fingerprint or f"module {id(self)}",
+            engine=resolved.engine,
+            precision=resolved.precision,
+            versions=(hatvid_version(), torch.__version__, library_version(resolved.engine)),
+            scale=spec.scale,
+            shape=spec.input_shape,
+            chunked=chunked,
+            compiled=resolved.compiled,
+            threads=resolved.threads,
+        )
+
+    def reuses(self, spec: TileSpec, *, chunked: bool = False) -> bool:
+        """Whether a tile may take the result of one of the same bytes.
+
+        What the engine gives for the same tile is tried once, by two batches, and not
+        before something comes again: where nothing does, nothing is lost.
+
+        Raises:
+            EngineError: the engine cannot be built, or failed.
+        """
+        if self._reuse.mode != "auto":
+            return self._reuse.mode == "on"
+        if self.resolved(chunked=chunked).tentative:
+            self.warm_up(spec, probe(spec), chunked=chunked)
+        identity = self.identity(spec, chunked=chunked)
+        if identity not in self._repeatable:
+            self._repeatable[identity] = is_repeatable(self.engine(spec, chunked=chunked))
+            if not self._repeatable[identity]:
+                _log.info("%s gives other bits for the same tile; none is reused", identity)
+        return self._repeatable[identity]
+
+    def reuse(
+        self, spec: TileSpec, *, chunked: bool = False
+    ) -> Literal["off", "on", "untried", "refused"]:
+        """What :meth:`reuses` says, without trying."""
+        if self._reuse.mode != "auto":
+            return self._reuse.mode
+        known = self._repeatable.get(self.identity(spec, chunked=chunked))
+        return "untried" if known is None else "on" if known else "refused"
+
     def engine(self, spec: TileSpec, *, chunked: bool = False, own: bool = False) -> Engine:
         """The engine for a spec, once :meth:`warm_up` has decided the precision.
 
@@ -134,7 +233,9 @@ class TileRunner:
         return self._built(spec, chunked, resolved)
 
     def drop_engines(self) -> None:
-        """Free the engines; they are built again when they are needed."""
+        """Free the engines, and what is kept of tiles; they are built again when they are
+        needed."""
+        self._before = None
         while self._engines:
             self._engines.popitem()[1].close()
 

@@ -17,7 +17,7 @@ from hatvid.engine import TileSpec, build_engine, build_runtime, resolve_engine
 from hatvid.engine.fidelity import probe
 from hatvid.engine.runtime import Runtime
 from hatvid.errors import OptionError
-from hatvid.frame_plan import FramePlan, FramePlanner
+from hatvid.frame_plan import FramePlan, FramePlanner, check_frames
 from hatvid.frame_program import FrameProgram
 from hatvid.model.fingerprint import state_dict_hash
 from hatvid.model.forms import Forms
@@ -27,9 +27,12 @@ from hatvid.options import (
     EngineName,
     EngineOptions,
     Precision,
+    ReuseMode,
+    ReuseOptions,
     TileOptions,
 )
 from hatvid.resampling import resample
+from hatvid.reuse import Near, Reused
 from hatvid.tile_runner import EngineFactory, TileRunner
 from hatvid.tiling import Canvas
 
@@ -52,6 +55,10 @@ class Upscaler:
     In fp16 and bf16 every tile is looked at (:mod:`hatvid.engine.sentinel`); one that
     ran out of range is computed again in fp32, and told.
 
+    A tile of the same bytes as one before takes its result (:mod:`hatvid.reuse`), where
+    the engine gives the same bits for the same tile: that is tried when one first comes
+    again. So calls of any frames, in any order, give what they would give alone.
+
     Calls from several threads run one after another. Use it as a context manager,
     or call :meth:`close`.
 
@@ -62,6 +69,7 @@ class Upscaler:
             reduced, bicubic, so that nothing aliases. None is s.
         engine_options: which engine, precision, device, threads.
         tile_options: tile, overlap, batch.
+        reuse: whether results are taken from tiles before, and what may be kept of them.
         fingerprint: names the module's weights and configuration exactly; without
             one, no compiled model is kept on disk.
         engine_factory: builds engines, in place of hatvid's own.
@@ -77,6 +85,10 @@ class Upscaler:
 
     network_scale: int
 
+    reuse: ReuseOptions
+    reused: Reused
+    """In all calls so far."""
+
     def __init__(
         self,
         module: nn.Module,
@@ -85,6 +97,7 @@ class Upscaler:
         output_scale: int | None = None,
         engine_options: EngineOptions | None = None,
         tile_options: TileOptions | None = None,
+        reuse: ReuseOptions | None = None,
         fingerprint: str | None = None,
         engine_factory: EngineFactory = build_engine,
         name: str = "custom",
@@ -101,12 +114,15 @@ class Upscaler:
         engine_options = engine_options or EngineOptions()
         tile_options = tile_options or TileOptions()
         forms, resolved = Forms(module), resolve_engine(engine_options)
+        self.reuse = reuse or ReuseOptions()
+        self.reused = Reused()
         self._runner = TileRunner(
             forms,
             resolved,
             asked=engine_options.precision,
             factory=engine_factory,
             fingerprint=fingerprint,
+            reuse=self.reuse,
         )
         self._planner = FramePlanner(
             forms,
@@ -134,6 +150,9 @@ class Upscaler:
         threads: int | None = None,
         streams: int | Literal["auto"] = 1,
         compiled: bool = False,
+        reuse: ReuseMode = "auto",
+        reuse_tolerance: int = 0,
+        reuse_memory: int | None = None,
     ) -> Self:
         """Load a network and choose how to run it.
 
@@ -153,6 +172,7 @@ class Upscaler:
             streams: work done at the same time; ``auto`` is for callers who give several
                 frames at once.
             compiled: whether torch.compile works on the network first.
+            reuse: see :class:`~hatvid.options.ReuseOptions`, as what begins with it.
 
         Raises:
             OptionError: an option is wrong or does not fit the others.
@@ -168,6 +188,7 @@ class Upscaler:
             compiled=compiled,
         )
         tile_options = TileOptions(tile=tile, overlap=overlap, batch=batch)
+        reuse_options = ReuseOptions(mode=reuse, tolerance=reuse_tolerance, memory=reuse_memory)
         wanted = fspath(name_or_path)
         model = load_model(wanted, scale)
         return cls(
@@ -176,6 +197,7 @@ class Upscaler:
             output_scale=scale,
             engine_options=engine_options,
             tile_options=tile_options,
+            reuse=reuse_options,
             fingerprint=state_dict_hash(model),
             name=resolve_model(wanted, scale).name,
         )
@@ -186,13 +208,21 @@ class Upscaler:
         return self._runner.device
 
     def __call__(
-        self, frames: Tensor, *, mended: Callable[[MendedTile], None] | None = None
+        self,
+        frames: Tensor,
+        *,
+        mended: Callable[[MendedTile], None] | None = None,
+        reused: Callable[[Reused], None] | None = None,
+        step: float | None = None,
     ) -> Tensor:
         """Upscale frames.
 
         Args:
             frames: (N, 3, H, W) RGB in [0, 1], any floating dtype, on any device.
             mended: told of each tile that was computed again in fp32.
+            reused: told how many tiles did not have to be computed.
+            step: what one code of the source is in ``frames``, for a reuse tolerance:
+                1 / 255 for 8 bits. Without it there is none.
 
         Returns:
             (N, 3, sH, sW) float32 on :attr:`device`, not clamped: as the network
@@ -203,24 +233,43 @@ class Upscaler:
             OutOfMemoryError: see :meth:`shrink`.
             EngineError: the engine cannot be built, or failed.
         """
-        _check_frames(frames)
+        check_frames(frames)
         with self._lock, torch.no_grad():
             frames = frames.detach().to(self.device, torch.float32)
             height, width = frames.shape[2:]
             plan = self._planner.plan(height, width)
             canvas = Canvas(plan.tiles, len(frames), scale=self.network_scale, device=self.device)
             tiles = plan.tiles.extract(frames) if len(frames) else frames[:0]
-            spec = self._spec(plan)
-            for start in range(0, len(tiles), spec.batch):
-                part = tiles[start : start + spec.batch]
-                larger, again = self._runner.run(spec, part, chunked=plan.chunked)
-                canvas.extend(larger)
-                for number in again:
-                    tile = plan.tiles.place(start + number)
+            near = None
+            if step is not None and self.reuse.tolerance:
+                near = Near(self.reuse.tolerance * step, lambda tile: plan.tiles.place(tile)[1:])
+            results = self._runner.results(self._spec(plan), tiles, chunked=plan.chunked, near=near)
+            hits = approximate = 0
+            for number, result in enumerate(results):
+                canvas.extend((result.larger,))
+                hits += result.taken
+                approximate += result.approximate
+                if result.mended:
+                    tile = plan.tiles.place(number)
                     _log.info("%s ran out of range and was computed in fp32", tile)
                     if mended is not None:
-                        mended(MendedTile(*tile, spec.height, spec.width))
+                        mended(MendedTile(*tile, plan.tiles.tile_height, plan.tiles.tile_width))
+            counted = Reused(tiles=len(tiles), hits=hits, approximate=approximate)
+            self.reused += counted
+            if reused is not None:
+                reused(counted)
             return resample(canvas.frames, height * self.scale, width * self.scale)
+
+    def reuses(self, height: int, width: int) -> bool:
+        """Whether a frame of the same bytes may take the result of one before; where that
+        hangs on the engine, it is tried by two batches when it is first asked.
+
+        Raises:
+            EngineError: the engine cannot be built, or failed.
+        """
+        with self._lock, torch.no_grad():
+            plan = self._planner.plan(height, width)
+            return self._runner.reuses(self._spec(plan), chunked=plan.chunked)
 
     def runtime(self, height: int, width: int) -> Runtime | None:
         """What can keep several frames of one size on their way; None if nothing can."""
@@ -293,7 +342,7 @@ class Upscaler:
             if frames is None:
                 tiles = probe(spec)
             else:
-                _check_frames(frames)
+                check_frames(frames)
                 tiles = plan.tiles.extract(frames.detach().to(self.device, torch.float32))
             self._runner.warm_up(spec, tiles[: spec.batch], chunked=plan.chunked)
             return self.describe(height, width)
@@ -323,6 +372,8 @@ class Upscaler:
                 chunked=plan.chunked,
                 batch=plan.batch,
                 fidelity=self._runner.fidelity,
+                streamed=resolved.streamed,
+                reuse=self._runner.reuse(self._spec(plan), chunked=plan.chunked),
             )
 
     def close(self) -> None:
@@ -348,18 +399,4 @@ class Upscaler:
             width=plan.tiles.tile_width,
             scale=self.network_scale,
             device=self.device,
-        )
-
-
-def _check_frames(frames: Tensor) -> None:
-    if not isinstance(frames, Tensor):
-        raise OptionError(f"frames are {type(frames).__name__}; pass a torch tensor (N, 3, H, W)")
-    if not frames.is_floating_point():
-        raise OptionError(
-            f"frames are {frames.dtype}; pass floating point in [0, 1], for 8 bits "
-            "frames.float() / 255"
-        )
-    if frames.ndim != 4 or frames.shape[1] != 3:
-        raise OptionError(
-            f"frames are {tuple(frames.shape)}; pass RGB (N, 3, H, W), one picture as (1, 3, H, W)"
         )

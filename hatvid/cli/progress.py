@@ -28,6 +28,7 @@ from hatvid.cli.signals import ignore_signals
 from hatvid.jobs.progress import Progress, Started
 from hatvid.jobs.receipt import Receipt
 from hatvid.jobs.stills import PictureReceipt
+from hatvid.reuse import Reused
 
 __all__ = ["reporter"]
 
@@ -67,6 +68,14 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:.2f} fps" if speed else "- fps")
 
 
+class _Share(ProgressColumn):
+    """Tiles that took the result of one before; nothing where none did."""
+
+    def render(self, task: Task) -> Text:
+        share = task.fields.get("reused", 0.0)
+        return Text(f"{share:.0%} reused" if share else "")
+
+
 class _People:
     """Notes and a summary on standard error; the bar only where that is a terminal."""
 
@@ -83,6 +92,7 @@ class _People:
                 BarColumn(),
                 MofNCompleteColumn(),
                 _Rate(),
+                _Share(),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
                 console=self._console,
@@ -121,6 +131,10 @@ class _People:
         self._bars.start()
         self._task = self._bars.add_task(escape(one_line(_short(facts))), total=facts.frames)
 
+    def reused(self, tiles: Reused) -> None:
+        if self._bars is not None and self._task is not None:
+            self._bars.update(self._task, reused=tiles.share)
+
     def advanced(self, frames: int) -> None:
         if self._bars is None or self._task is None:
             return
@@ -158,6 +172,7 @@ class _JsonLines:
         self._began = time.monotonic()
         self._total: int | None = None
         self._done = 0
+        self._reused = Reused()
 
     def __enter__(self) -> Self:
         return self
@@ -179,6 +194,9 @@ class _JsonLines:
         self._total = facts.frames
         self._print("started", **asdict(facts))
 
+    def reused(self, tiles: Reused) -> None:
+        self._reused = tiles
+
     def advanced(self, frames: int) -> None:
         self._done = frames
         seconds = time.monotonic() - self._began
@@ -186,7 +204,14 @@ class _JsonLines:
         left = None
         if self._total is not None and fps > 0:
             left = round(max(0, self._total - frames) / fps, 1)
-        self._print("progress", frames=frames, of=self._total, fps=round(fps, 3), eta=left)
+        self._print(
+            "progress",
+            frames=frames,
+            of=self._total,
+            fps=round(fps, 3),
+            eta=left,
+            reused=asdict(self._reused),
+        )
 
     def verifying(self, frames: int) -> None:
         self._print("verifying", frames=frames, of=self._done)
@@ -214,9 +239,11 @@ def _summary(receipt: Receipt | PictureReceipt) -> str:
     if receipt.verification is not None:
         failed, checks = len(receipt.verification.failed), len(receipt.verification.checks)
         verified = f", verified in {checks - failed}{f' of {checks}' if failed else ''} checks"
+    share = receipt.reused.share
+    reused = f", {share:.0%} of the tiles reused" if share else ""
     return (
         f"{receipt.output}: {size}, {receipt.frames} frames in {receipt.seconds:.1f} s "
-        f"({receipt.fps:.2f} fps){streams}{verified}"
+        f"({receipt.fps:.2f} fps){reused}{streams}{verified}"
     )
 
 

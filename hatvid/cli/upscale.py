@@ -25,6 +25,7 @@ from hatvid.cli.options import (
     stream_options,
     together,
 )
+from hatvid.cli.reuse import given_reuse, reuse_options
 from hatvid.options import JobOptions
 
 __all__ = ["job_options", "output_options", "upscale"]
@@ -47,6 +48,7 @@ output_options = together(
     size_options,
     model_options,
     engine_options,
+    reuse_options,
     encode_options,
     click.option("--format", metavar="NAME", help="What standard output gets.  [default: y4m]"),
     stream_options,
@@ -102,6 +104,7 @@ def job_options(given: Mapping[str, Any]) -> JobOptions:
         model=given["model"],
         engine=given_engine(given),
         tile=given_tiles(given),
+        reuse=given_reuse(given),
         encode=given_encoding(given),
         reading=given_reading(given),
         size=given_size(given),

@@ -65,6 +65,11 @@ class ResolvedEngine:
         """Whether a recording of the network is replayed."""
         return self.engine in RECORDING
 
+    @property
+    def streamed(self) -> bool:
+        """Whether several frames are kept on their way, see :func:`build_runtime`."""
+        return self.engine == "replay" or self.engine in ON_CUDA
+
     def settled(self, precision: Literal["fp32", "bf16", "fp16"]) -> ResolvedEngine:
         """The same with a precision that is final."""
         return replace(self, precision=precision, tentative=False)

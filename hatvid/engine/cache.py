@@ -26,7 +26,14 @@ from pathlib import Path
 import platformdirs
 from torch import nn
 
-__all__ = ["CACHE_LIMIT", "ModelCache", "code_hash", "default_cache_dir", "hatvid_version"]
+__all__ = [
+    "CACHE_LIMIT",
+    "ModelCache",
+    "code_hash",
+    "default_cache_dir",
+    "hatvid_version",
+    "library_version",
+]
 
 CACHE_LIMIT = 4 * 1024**3
 """Bytes that the files of one folder may take together; beyond, those not used for
@@ -70,6 +77,15 @@ def hatvid_version() -> str:
     """The installed version; empty in a checkout that is not installed."""
     try:
         return version("hatvid")
+    except PackageNotFoundError:
+        return ""
+
+
+def library_version(engine: str) -> str:
+    """Of the library beside PyTorch that an engine runs on; empty where there is none."""
+    library = {"openvino": "openvino", "tensorrt": "torch-tensorrt"}.get(engine)
+    try:
+        return version(library) if library else ""
     except PackageNotFoundError:
         return ""
 

@@ -3,13 +3,16 @@
 :class:`Straight` finishes each batch before it takes the next. :class:`InFlight` keeps
 several on their way where the engine can: what has to be computed again in fp32 is found
 when a batch has landed, and is then done the straight way.
+
+A frame that repeats the one before takes its planes (:mod:`hatvid.jobs.held`); tiles that
+come again are the upscaler's business, and so of the straight way alone.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -19,10 +22,13 @@ from hatvid.engine.lanes import Lanes
 from hatvid.engine.runtime import Runtime
 from hatvid.errors import EngineError
 from hatvid.jobs.format import OutputPlan
+from hatvid.jobs.held import HeldFrames
 from hatvid.resampling import resample
+from hatvid.reuse import Reused
 from hatvid.upscaler import Description, MendedTile, Upscaler
 from hatvid.video.color import (
     alpha_to_rgb,
+    luma_step,
     planes_to_rgb,
     rgb_to_alpha,
     rgb_to_planes,
@@ -32,9 +38,11 @@ from hatvid.video.convert import PlaneLayout
 from hatvid.video.pictures import AnyPacket
 from hatvid.video.source import FrameBatch, VideoSource
 
-__all__ = ["Finished", "InFlight", "Straight", "WRITE_BEHIND", "Way", "way_for"]
+__all__ = ["Done", "Finished", "InFlight", "Straight", "WRITE_BEHIND", "Way", "way_for"]
 
 Item = FrameBatch | AnyPacket
+Done = Callable[[FrameBatch, Reused], None]
+"""Told of each batch that has been upscaled, and what of it was not computed."""
 
 WRITE_BEHIND = 4
 """Finished items that wait for the encoder at most."""
@@ -70,7 +78,7 @@ def way_for(
     upscaler: Upscaler,
     facts: Description,
     plan: OutputPlan,
-    done: Callable[[FrameBatch], None],
+    done: Done,
     mended: Callable[[FrameBatch, MendedTile], None],
     *,
     frames: int,
@@ -89,7 +97,7 @@ def way_for(
     return InFlight(runtime, straight, frames=frames, download=download)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Straight:
     """One batch after the other."""
 
@@ -97,8 +105,19 @@ class Straight:
     upscaler: Upscaler
     facts: Description
     plan: OutputPlan
-    done: Callable[[FrameBatch], None]
+    done: Done
     mended: Callable[[FrameBatch, MendedTile], None]
+
+    before: tuple[Tensor, ...] = ()
+    """The larger planes of the last frame, (h, w) each."""
+
+    before_mended: Sequence[MendedTile] = ()
+    """What of it ran out of range."""
+
+    _held: HeldFrames = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._held = HeldFrames(self._may_hold)
 
     @property
     def layout(self) -> PlaneLayout:
@@ -107,7 +126,9 @@ class Straight:
 
     def put(self, item: Item) -> Iterator[Finished]:
         """See :class:`Way`."""
-        yield Finished(self.enlarged(item) if isinstance(item, FrameBatch) else item)
+        if isinstance(item, FrameBatch):
+            item = self.enlarged(item, self._held.among(item.planes))
+        yield Finished(item)
 
     def flush(self) -> Iterator[Finished]:
         """See :class:`Way`."""
@@ -116,32 +137,79 @@ class Straight:
     def close(self) -> None:
         """See :class:`Way`; nothing runs between two batches."""
 
-    def enlarged(self, batch: FrameBatch) -> FrameBatch:
+    def enlarged(self, batch: FrameBatch, held: Sequence[bool]) -> FrameBatch:
         """The larger frames of one batch.
+
+        Args:
+            held: which frames take the planes of the one before.
 
         Raises:
             EngineError: the network gave values that are no numbers.
         """
+        fresh = [number for number, again in enumerate(held) if not again]
+        mended: dict[int, list[MendedTile]] = {number: [] for number in fresh}
+        tiles = (len(held) - len(fresh)) * self.tiles
+        counted = [Reused(tiles=tiles, hits=tiles)]
+
+        def mend(tile: MendedTile) -> None:
+            mended[fresh[tile.frame]].append(replace(tile, frame=fresh[tile.frame]))
+
+        larger = self._computed(batch, fresh, mend, counted.append) if fresh else ()
+        rows: list[tuple[Tensor, ...]] = []
+        for number in range(len(held)):
+            if number in mended:
+                row = len(rows) - sum(held[:number])
+                self.before = tuple(plane[row] for plane in larger)
+                self.before_mended = mended[number]
+            rows.append(self.before)
+            for tile in self.before_mended:
+                self.mended(batch, replace(tile, frame=number))
+        if len(fresh) < len(held):
+            larger = tuple(torch.stack(planes) for planes in zip(*rows, strict=True))
+        self.done(batch, sum(counted, Reused()))
+        return replace(batch, planes=larger)
+
+    def _computed(
+        self,
+        batch: FrameBatch,
+        fresh: Sequence[int],
+        mended: Callable[[MendedTile], None],
+        reused: Callable[[Reused], None],
+    ) -> tuple[Tensor, ...]:
+        """The larger planes of some frames of a batch, in main memory."""
+        planes = batch.planes
+        if len(fresh) < len(batch.times):
+            planes = tuple(plane[fresh] for plane in planes)
         device = torch.device(self.facts.device)
-        planes = tuple(plane.to(device, non_blocking=True) for plane in batch.planes)
-
-        def upscaled(rgb: Tensor) -> Tensor:
-            return self.upscaler(rgb, mended=lambda tile: self.mended(batch, tile))
-
-        rgb = self.sized(upscaled(planes_to_rgb(planes, self.layout, self.plan.tags_in)))
+        planes = tuple(plane.to(device, non_blocking=True) for plane in planes)
+        step = luma_step(self.layout, self.plan.tags_in)
+        rgb = planes_to_rgb(planes, self.layout, self.plan.tags_in)
+        rgb = self.sized(self.upscaler(rgb, mended=mended, reused=reused, step=step))
         if not rgb.isfinite().all():
-            at = float(self.source.seconds(batch.times[0].pts))
+            at = float(self.source.seconds(batch.times[fresh[0]].pts))
             raise EngineError(
                 f"the network gave values that are no numbers for the frame at {at:.3f} s "
                 "even in fp32; look at the checkpoint with hatvid models check"
             )
         alpha = None
         if self.through_alpha:
-            # Beside the colours, through the same network, as a gray picture.
-            alpha = self.sized(upscaled(alpha_to_rgb(planes, self.layout)))
-        larger = self.coded(rgb, alpha)
-        self.done(batch)
-        return replace(batch, planes=tuple(plane.cpu() for plane in larger))
+            # Beside the colours, through the same network, as a gray picture. A tolerance
+            # is for colours: what lies at a place of theirs is never taken for opacity.
+            alpha = alpha_to_rgb(planes, self.layout)
+            alpha = self.sized(self.upscaler(alpha, mended=mended, reused=reused))
+        return tuple(plane.cpu() for plane in self.coded(rgb, alpha))
+
+    @property
+    def tiles(self) -> int:
+        """That go through the network for one frame."""
+        return self.facts.tiles * (1 + self.through_alpha)
+
+    def _may_hold(self) -> bool:
+        # With a tolerance, what became of the frame before may be an approximation itself:
+        # tile by tile it is compared with what was computed.
+        info = self.source.info
+        tolerant = self.upscaler.reuse.tolerance > 0
+        return not tolerant and self.upscaler.reuses(info.height, info.width)
 
     @property
     def through_alpha(self) -> bool:
@@ -165,8 +233,18 @@ class Straight:
         return (*larger, rgb_to_alpha(alpha, layout))
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A batch whose frames all repeat the last one before."""
+
+    batch: FrameBatch
+
+
 class InFlight:
     """Several batches on their way at once.
+
+    Frames are recorded whole: one that repeats the one before takes its planes if it has
+    not to be computed for others in its batch, and tiles are not looked at.
 
     Args:
         runtime: of the upscaler's device.
@@ -203,36 +281,46 @@ class InFlight:
         self._lanes: Lanes[FrameBatch] = Lanes(
             runtime, programs, held=WRITE_BEHIND + 1, download=download
         )
-        # Packets keep their places between the batches; None stands for one of those.
-        self._order: deque[AnyPacket | None] = deque()
+        # Packets keep their places between the batches; None stands for one on its way.
+        self._order: deque[AnyPacket | _Held | None] = deque()
+        self._held = HeldFrames(self._may_hold)
 
     def put(self, item: Item) -> Iterator[Finished]:
         """See :class:`Way`."""
         if not isinstance(item, FrameBatch):
             self._order.append(item)
+        elif all(self._held.among(item.planes)):
+            if sum(isinstance(entry, _Held) for entry in self._order) >= self._lanes.depth:
+                yield self._landed()
+            self._order.append(_Held(item))
         else:
             if self._lanes.full:
                 yield self._landed()
             self._lanes.submit(item.planes, item)
             self._order.append(None)
-        yield from self._packets()
+        yield from self._ready()
 
     def flush(self) -> Iterator[Finished]:
         """See :class:`Way`."""
         while self._lanes:
-            yield from self._packets()
+            yield from self._ready()
             yield self._landed()
-        yield from self._packets()
+        yield from self._ready()
 
     def close(self) -> None:
         """See :class:`Way`."""
         # Buffers are given back with the lanes; nothing may be writing to them then.
         self._runtime.synchronize()
 
-    def _packets(self) -> Iterator[Finished]:
-        while self._order and (packet := self._order[0]) is not None:
+    def _ready(self) -> Iterator[Finished]:
+        """What waits for no batch that is on its way."""
+        while self._order and (entry := self._order[0]) is not None:
             self._order.popleft()
-            yield Finished(packet)
+            if isinstance(entry, _Held):
+                batch = entry.batch
+                yield Finished(self._straight.enlarged(batch, [True] * len(batch.times)))
+            else:
+                yield Finished(entry)
 
     def _landed(self) -> Finished:
         landed = self._lanes.collect()
@@ -246,10 +334,21 @@ class InFlight:
             # The engine is shared with what is on its way.
             self._runtime.synchronize()
             landed.release()
-            return Finished(self._straight.enlarged(batch))
-        self._straight.done(batch)
-        larger = replace(batch, planes=tuple(plane[:count] for plane in planes))
-        return Finished(larger, landed.release)
+            return Finished(self._straight.enlarged(batch, [False] * count))
+        larger = tuple(plane[:count] for plane in planes)
+        following = (entry for entry in self._order if entry is None or isinstance(entry, _Held))
+        if next(following, _Held) is not None:
+            # One that repeats it follows, or may. The lane's buffers are used again.
+            self._straight.before = tuple(plane[-1].clone() for plane in larger)
+            self._straight.before_mended = ()
+        self._straight.done(batch, Reused(tiles=count * self._straight.tiles))
+        return Finished(replace(batch, planes=larger), landed.release)
+
+    def _may_hold(self) -> bool:
+        # It is tried with the engine, whose buffers others may be using.
+        self._runtime.synchronize()
+        info = self._straight.source.info
+        return self._straight.upscaler.reuses(info.height, info.width)
 
     def _before(self, planes: tuple[Tensor, ...]) -> Tensor:
         straight = self._straight

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Protocol
 
-from hatvid.jobs.enlarge import WRITE_BEHIND, Finished, way_for
+from hatvid.jobs.enlarge import WRITE_BEHIND, Done, Finished, way_for
 from hatvid.jobs.format import OutputPlan
 from hatvid.upscaler import Description, MendedTile, Upscaler
 from hatvid.video.fates import StreamFate
@@ -67,7 +67,7 @@ def pump(
     upscaler: Upscaler,
     facts: Description,
     plan: OutputPlan,
-    done: Callable[[FrameBatch], None],
+    done: Done,
     mended: Callable[[FrameBatch, MendedTile], None],
 ) -> None:
     """Bring every frame and every copied packet from the source to the sink.

@@ -107,6 +107,7 @@ def preview(
                 tile=tile.tile,
                 overlap=tile.overlap,
                 batch=tile.batch,
+                reuse="off",  # the time is to hold for any frame
             ) as own:
                 rows, description, seconds = _rows(shown, own)
         _stacked(rows).save(partial.file, format="PNG")

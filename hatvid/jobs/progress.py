@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from hatvid.reuse import Reused
+
 __all__ = ["Progress", "Silent", "Started"]
 
 
@@ -46,6 +48,10 @@ class Progress(Protocol):
         """Called before the first frame; again where the job starts over."""
         ...
 
+    def reused(self, tiles: Reused) -> None:
+        """So many tiles were not computed by now, in all; called before :meth:`advanced`."""
+        ...
+
     def advanced(self, frames: int) -> None:
         """``frames`` are done by now, in all."""
         ...
@@ -66,6 +72,8 @@ class Silent:
     def note(self, text: str) -> None: ...
 
     def started(self, facts: Started) -> None: ...
+
+    def reused(self, tiles: Reused) -> None: ...
 
     def advanced(self, frames: int) -> None: ...
 

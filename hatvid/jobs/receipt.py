@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hatvid.jobs.checks import Verification
+from hatvid.reuse import Reused
 from hatvid.video.fates import StreamFate
 
 __all__ = ["MendedPlace", "Receipt"]
@@ -40,6 +41,7 @@ class Receipt:
         damaged: seconds of frames that the decoder marked as corrupt.
         moved: seconds of frames whose pts was missing or did not rise.
         mended: tiles that were computed again in fp32.
+        reused: how many tiles took the result of one before.
         streams: what became of each input stream.
         packets: how many packets were copied, by input stream index.
         residue: by index of each stream that was cut between packets, how many seconds
@@ -59,6 +61,7 @@ class Receipt:
     damaged: tuple[float, ...]
     moved: tuple[float, ...]
     mended: tuple[MendedPlace, ...]
+    reused: Reused
     streams: tuple[StreamFate, ...]
     packets: dict[int, int]
     residue: dict[int, tuple[float, float]]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from hatvid.jobs.pipeline import Sink
 from hatvid.jobs.receipt import MendedPlace
+from hatvid.reuse import Reused
 from hatvid.upscaler import MendedTile
 from hatvid.video.source import FrameBatch, VideoSource
 
@@ -22,6 +23,7 @@ class Met:
         moved: seconds of frames whose pts was missing or did not rise.
         mended: tiles that were computed again in fp32.
         frames: upscaled.
+        reused: of their tiles, those that were not computed.
     """
 
     repeated: list[float] = field(default_factory=list)
@@ -29,8 +31,9 @@ class Met:
     moved: list[float] = field(default_factory=list)
     mended: list[MendedPlace] = field(default_factory=list)
     frames: int = 0
+    reused: Reused = field(default_factory=Reused)
 
-    def count(self, source: VideoSource, batch: FrameBatch) -> None:
+    def count(self, source: VideoSource, batch: FrameBatch, reused: Reused) -> None:
         """A batch was upscaled."""
         for stamp in batch.times:
             seconds = _seconds(source, stamp.pts)
@@ -41,6 +44,7 @@ class Met:
             if stamp.moved:
                 self.moved.append(seconds)
         self.frames += len(batch.times)
+        self.reused += reused
 
     def mend(self, source: VideoSource, batch: FrameBatch, tile: MendedTile) -> None:
         """A tile of a batch was computed again."""
@@ -79,6 +83,11 @@ def remarks(source: VideoSource, sink: Sink, met: Met, *, cut: bool) -> list[str
         notes.append(
             f"{len(met.mended)} tile{'s' * (len(met.mended) != 1)} of {_counted(places)} ran "
             f"out of range: computed again in fp32, at {_places(places)}"
+        )
+    if met.reused.approximate:
+        notes.append(
+            f"{met.reused.approximate} of {met.reused.tiles} tiles are approximate: each took the "
+            "result of another that is within the reuse tolerance"
         )
     for index, count in sink.packets_moved.items():
         notes.append(

@@ -24,6 +24,7 @@ from hatvid.jobs.remarks import Met, remarks
 from hatvid.jobs.stills import PictureReceipt, place_file, run_pictures
 from hatvid.jobs.verify import verify
 from hatvid.options import JobOptions, SizeOptions
+from hatvid.reuse import Reused
 from hatvid.selectors import PIPE
 from hatvid.upscaler import Description, Upscaler
 from hatvid.video.picture_sink import PictureSink
@@ -130,6 +131,9 @@ def _own_upscaler(job: Job, scale: int | None) -> Upscaler:
         tile=tile.tile,
         overlap=tile.overlap,
         batch=tile.batch,
+        reuse=options.reuse.mode,
+        reuse_tolerance=options.reuse.tolerance,
+        reuse_memory=options.reuse.memory,
     )
 
 
@@ -224,6 +228,11 @@ class _Run:
             # Compiling the network is no part of the frame rate; nor does the precision
             # hang on what the first frame shows.
             facts = upscaler.warm_up(source.info.height, source.info.width)
+            if upscaler.reuse.tolerance and facts.streamed:
+                self.note(
+                    f"engine {facts.engine} takes whole frames: the reuse tolerance is left out, "
+                    "only frames of the same bytes are reused"
+                )
             self.progress.started(self._started(source, plan, facts))
             began = time.monotonic()
             pump(
@@ -232,7 +241,7 @@ class _Run:
                 upscaler,
                 facts,
                 plan,
-                lambda batch: self._count(source, batch),
+                lambda batch, reused: self._count(source, batch, reused),
                 lambda batch, tile: self.met.mend(source, batch, tile),
             )
             sink.finish()
@@ -246,6 +255,11 @@ class _Run:
                 "please report this"
             )
         self.note_new(source)
+        if upscaler.describe(source.info.height, source.info.width).reuse == "refused":
+            self.note(
+                f"nothing is reused: engine {facts.engine} in {facts.precision} gave other bits "
+                "for the same tile"
+            )
         for note in remarks(source, sink, self.met, cut=self.job.cut):
             self.note(note)
         return facts, seconds
@@ -315,6 +329,7 @@ class _Run:
             damaged=tuple(self.met.damaged),
             moved=tuple(self.met.moved),
             mended=tuple(self.met.mended),
+            reused=self.met.reused,
             streams=sink.fates,
             packets=dict(sink.packets_copied),
             residue=(
@@ -353,8 +368,9 @@ class _Run:
             pix_fmt=plan.layout.pix_fmt,
         )
 
-    def _count(self, source: VideoSource, batch: FrameBatch) -> None:
-        self.met.count(source, batch)
+    def _count(self, source: VideoSource, batch: FrameBatch, reused: Reused) -> None:
+        self.met.count(source, batch, reused)
+        self.progress.reused(self.met.reused)
         self.progress.advanced(self.met.frames)
 
 

@@ -8,7 +8,6 @@ RGB is never clamped: only the last step, quantisation, cuts to the legal codes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,12 +17,14 @@ import torch
 from torch import Tensor
 
 from hatvid.errors import InputError
+from hatvid.video.chroma import enlarge, reduce
 from hatvid.video.convert import PlaneLayout
 
 __all__ = [
     "ColorTags",
     "alpha_to_rgb",
     "assumed",
+    "luma_step",
     "matrix_name",
     "planes_to_rgb",
     "retagged",
@@ -179,9 +180,16 @@ def planes_to_rgb(planes: Sequence[Tensor], layout: PlaneLayout, tags: ColorTags
     height, width = luma.shape[-2:]
     _, right, below = _CHROMA_OFFSETS.get(tags.chroma_location, ("none", 0.0, 0.0))
     chroma = _chroma_from_codes(torch.cat(parts[1:], 1), layout.depth, full, tags.matrix)
-    chroma = _enlarge(chroma, 1 << layout.log2_chroma_h, below, height, vertical=True)
-    chroma = _enlarge(chroma, 1 << layout.log2_chroma_w, right, width, vertical=False)
+    chroma = enlarge(chroma, 1 << layout.log2_chroma_h, below, height, vertical=True)
+    chroma = enlarge(chroma, 1 << layout.log2_chroma_w, right, width, vertical=False)
     return _apply(_inverse_values(tags.matrix), torch.cat([luma, chroma], 1))
+
+
+def luma_step(layout: PlaneLayout, tags: ColorTags) -> float:
+    """By how much R, G and B grow with luma's code, or a sample of RGB with its own."""
+    if tags.full_range:
+        return 1 / (2.0**layout.depth - 1)
+    return 1 / (219 * 2.0 ** (layout.depth - 8))
 
 
 def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Tensor, ...]:
@@ -208,8 +216,8 @@ def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Te
         return (luma,)
     _, right, below = _CHROMA_OFFSETS.get(tags.chroma_location, ("none", 0.0, 0.0))
     chroma = yuv[:, 1:]
-    chroma = _reduce(chroma, 1 << layout.log2_chroma_w, right, vertical=False)
-    chroma = _reduce(chroma, 1 << layout.log2_chroma_h, below, vertical=True)
+    chroma = reduce(chroma, 1 << layout.log2_chroma_w, right, vertical=False)
+    chroma = reduce(chroma, 1 << layout.log2_chroma_h, below, vertical=True)
     codes = _quantised(_chroma_to_codes(chroma, depth, full, tags.matrix), layout)
     return (luma, codes[:, 0], codes[:, 1])
 
@@ -323,78 +331,3 @@ def _apply(rows: _Rows, channels: Tensor) -> Tensor:
     # setting of the process, and colour is fp32 whatever the network computes in.
     first, second, third = channels.unbind(1)
     return torch.stack([first * a + second * b + third * c for a, b, c in rows], 1)
-
-
-# Chroma resampling. Chroma sample j lies at luma position factor*j + offset*(factor-1).
-
-
-def _catmull_rom(x: float) -> float:
-    """Cubic convolution with a = -1/2 (Keys 1981), support 2."""
-    x = abs(x)
-    if x < 1:
-        return (1.5 * x - 2.5) * x * x + 1
-    if x < 2:
-        return ((-0.5 * x + 2.5) * x - 4) * x + 2
-    return 0.0
-
-
-@lru_cache(maxsize=64)
-def _taps(centers: tuple[float, ...], widen: int) -> tuple[int, tuple[tuple[float, ...], ...]]:
-    """First tap, and for each centre the normalised weights of consecutive samples."""
-    low = math.floor(min(centers) - 2 * widen)
-    high = math.ceil(max(centers) + 2 * widen)
-    rows = []
-    for center in centers:
-        row = [_catmull_rom((tap - center) / widen) for tap in range(low, high + 1)]
-        rows.append(tuple(weight / sum(row) for weight in row))
-    return low, tuple(rows)
-
-
-def _mirrored(planes: Tensor, before: int, after: int) -> Tensor:
-    """Pad the last axis by mirroring about its edges, edge sample included."""
-    length = planes.shape[-1]
-    first, last = -before // length, (length + after - 1) // length
-    # Every second copy is turned round. No table of positions: on a GPU it would have to be
-    # built, or copied there, for each frame.
-    turned = planes.flip(-1)
-    copies = torch.cat([turned if k % 2 else planes for k in range(first, last + 1)], -1)
-    start = -before - first * length
-    return copies[..., start : start + before + length + after]
-
-
-def _filtered(planes: Tensor, low: int, rows: Sequence[Sequence[float]], step: int) -> Tensor:
-    """Weighted sums of taps low.. of the last axis: (..., len) -> (..., len/step, rows)."""
-    taps = len(rows[0])
-    length = planes.shape[-1]
-    count = -(-length // step)
-    after = max(0, (count - 1) * step + low + taps - length)
-    padded = _mirrored(planes, max(0, -low), after)
-    padded = padded[..., max(0, low) :]
-    sums = []
-    for weights in rows:
-        out = None
-        for tap, weight in enumerate(weights):
-            part = padded[..., tap : tap + (count - 1) * step + 1 : step] * weight
-            out = part if out is None else out + part
-        assert out is not None
-        sums.append(out)
-    return torch.stack(sums, -1)
-
-
-def _enlarge(chroma: Tensor, factor: int, offset: float, length: int, *, vertical: bool) -> Tensor:
-    if factor == 1:
-        return chroma
-    if vertical:
-        return _enlarge(chroma.mT, factor, offset, length, vertical=False).transpose(-1, -2)
-    first = offset * (factor - 1)
-    low, rows = _taps(tuple((phase - first) / factor for phase in range(factor)), 1)
-    return _filtered(chroma, low, rows, 1).flatten(-2)[..., :length]
-
-
-def _reduce(chroma: Tensor, factor: int, offset: float, *, vertical: bool) -> Tensor:
-    if factor == 1:
-        return chroma
-    if vertical:
-        return _reduce(chroma.mT, factor, offset, vertical=False).mT
-    low, rows = _taps((offset * (factor - 1),), factor)
-    return _filtered(chroma, low, rows, factor).flatten(-2)

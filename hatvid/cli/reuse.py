@@ -1,0 +1,47 @@
+"""Options of commands that may take results of tiles that were computed before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import click
+
+from hatvid.cli.options import together
+from hatvid.options import ReuseMode, ReuseOptions
+
+__all__ = ["given_reuse", "reuse_options"]
+
+reuse_options = together(
+    click.option(
+        "--reuse",
+        type=click.Choice(get_args(ReuseMode)),
+        default="auto",
+        show_default=True,
+        help="Whether a tile or frame of the same bytes takes the result of the one before; "
+        "auto: where the engine gives the same bits for it.",
+    ),
+    click.option(
+        "--reuse-tolerance",
+        type=int,
+        default=0,
+        show_default=True,
+        metavar="N",
+        help="Also where it differs by no more than N steps of the input: an approximation.",
+    ),
+    click.option(
+        "--reuse-memory",
+        type=int,
+        metavar="MIB",
+        help="For what is kept.  [default: an eighth of what is free, at most 1024]",
+    ),
+)
+
+
+def given_reuse(given: Mapping[str, Any]) -> ReuseOptions:
+    """What :data:`reuse_options` collected."""
+    return ReuseOptions(
+        mode=given["reuse"],
+        tolerance=given["reuse_tolerance"],
+        memory=given["reuse_memory"],
+    )

@@ -1,0 +1,350 @@
+"""Tiles that were computed before: found by content, kept within a bound of memory.
+
+Two tiles share a result only where every bit of what goes in is the same, and everything
+that the result depends on beside it (:class:`Identity`). A checksum only finds candidates;
+the bytes decide.
+
+What ran out of range and was computed again in fp32 is not kept: it is mended, and told,
+wherever it comes.
+"""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Identity",
+    "Near",
+    "Result",
+    "Reused",
+    "Stored",
+    "TileCache",
+    "TileReuse",
+    "checksum",
+    "default_budget",
+]
+
+BUDGET_SHARE = 1 / 8
+"""Of the free memory, for what is kept if nothing else is asked for."""
+
+BUDGET_LIMIT = 2**30
+"""Bytes that this share is at most: 1,300 tiles of 64x64 and their results at scale 4."""
+
+_ROUNDING = 2**-20
+"""Beside a tolerance: equal steps of a source differ by as much in fp32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a tile's result depends on beside the tile.
+
+    What the source's colours mean is no part of it: tiles are RGB, so it is in their bytes.
+    """
+
+    model: str
+    """The fingerprint of the weights and the configuration, or a name that is this
+    network's alone."""
+
+    engine: str
+    precision: str
+    versions: tuple[str, ...]
+    """Of what computes."""
+
+    scale: int
+    shape: tuple[int, int, int, int]
+    """Of the full batch: bits may depend on it."""
+
+    chunked: bool
+    compiled: bool
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reused:
+    """How many of some tiles did not have to be computed."""
+
+    tiles: int = 0
+    hits: int = 0
+    """Those of the same bytes as one before."""
+
+    approximate: int = 0
+    """Those only near enough to one before, as a tolerance was asked for."""
+
+    @property
+    def share(self) -> float:
+        """Of the tiles, those that took a result, from 0 to 1."""
+        return (self.hits + self.approximate) / self.tiles if self.tiles else 0.0
+
+    def __add__(self, other: Reused) -> Reused:
+        return Reused(
+            tiles=self.tiles + other.tiles,
+            hits=self.hits + other.hits,
+            approximate=self.approximate + other.approximate,
+        )
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one tile."""
+
+    larger: Tensor
+    """(C, sH, sW), valid until the next is asked for."""
+
+    mended: bool = False
+    """It ran out of the precision's range, and was computed again in fp32."""
+
+    taken: bool = False
+    """From another tile of the same bytes."""
+
+    approximate: bool = False
+    """From another tile that is near."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tile that was computed, and its result; neither shares memory with anything."""
+
+    tile: Tensor
+    larger: Tensor
+
+    @property
+    def bytes(self) -> int:
+        """That both take."""
+        return self.tile.nbytes + self.larger.nbytes
+
+
+type _Key = tuple[Identity, Hashable]
+
+
+class TileCache:
+    """Tiles and their results, those used last, within a bound of memory.
+
+    Safe to use from several threads.
+
+    Args:
+        budget: bytes that tiles and results may take together.
+
+    Attributes:
+        bytes: taken now.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.bytes = 0
+        self._stored: OrderedDict[_Key, Stored] = OrderedDict()
+        # Where the tile lies that was computed, or found, last at each place.
+        self._placed: dict[tuple[Identity, Hashable], _Key] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def find(self, identity: Identity, digest: Hashable, tile: Tensor) -> Stored | None:
+        """The one of the same bytes; it counts as used."""
+        key = identity, digest
+        with self._lock:
+            found = self._stored.get(key)
+            if found is not None:
+                self._stored.move_to_end(key)
+        return found if found is not None and _same_bits(found.tile, tile) else None
+
+    def near(
+        self, identity: Identity, tile: Tensor, place: Hashable, distance: float
+    ) -> Stored | None:
+        """The one that :meth:`put_at` left at a place, if no sample differs by more."""
+        with self._lock:
+            key = self._placed.get((identity, place))
+            found = None if key is None else self._stored.get(key)
+            if key is None or found is None:
+                return None
+            self._stored.move_to_end(key)
+        return found if _is_near(found.tile, tile, distance) else None
+
+    def put_at(self, place: Hashable, identity: Identity, digest: Hashable) -> None:
+        """A tile that is kept is what this place shows."""
+        with self._lock:
+            self._placed[identity, place] = identity, digest
+
+    def add(self, identity: Identity, digest: Hashable, tile: Tensor, larger: Tensor) -> None:
+        """Keep copies of a tile and its result, and forget those not used for longest.
+
+        What alone is larger than the budget is not kept.
+        """
+        key = identity, digest
+        needed = tile.nbytes + larger.nbytes
+        if needed > self.budget:
+            return
+        stored = Stored(tile.clone(), larger.clone())
+        with self._lock:
+            before = self._stored.pop(key, None)
+            if before is not None:  # of another tile with this checksum
+                self.bytes -= before.bytes
+            while self.bytes + needed > self.budget:
+                self.bytes -= self._stored.popitem(last=False)[1].bytes
+            self._stored[key] = stored
+            self.bytes += needed
+
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._stored.clear()
+            self._placed.clear()
+            self.bytes = 0
+
+
+Run = Callable[[Tensor], tuple[Tensor, list[int]]]
+"""(n, C, H, W), at most a batch -> (n, C, sH, sW), valid until the next call, and the
+numbers of those that were computed again in fp32."""
+
+
+@dataclass(eq=False)
+class _Miss:
+    """A tile that waits for its batch."""
+
+    tile: Tensor
+    digest: Hashable
+    place: Hashable
+    result: Result | None = None
+
+
+@dataclass(frozen=True)
+class Near:
+    """How near a tile must be to take the result of the one shown at its place before."""
+
+    distance: float
+    """That no sample may differ by more than."""
+
+    place: Callable[[int], Hashable]
+    """Where tile number n lies in its frame."""
+
+
+class TileReuse:
+    """Goes through tiles in order, and computes those that were not computed before.
+
+    Those that must be computed are packed into full batches, however many others lie
+    between them.
+
+    Args:
+        cache: keeps results.
+        digest: tells most tiles apart; only for speed.
+    """
+
+    def __init__(
+        self, cache: TileCache, *, digest: Callable[[Tensor], Hashable] | None = None
+    ) -> None:
+        self.cache = cache
+        self._digest = digest or checksum
+
+    def results(
+        self,
+        tiles: Tensor,
+        identity: Identity,
+        run: Run,
+        *,
+        allowed: Callable[[], bool],
+        near: Near | None = None,
+    ) -> Iterator[Result]:
+        """One for each tile, in order; take each before asking for the next.
+
+        Args:
+            tiles: (n, C, H, W), any number.
+            identity: of what ``run`` does.
+            run: computes a batch.
+            allowed: asked each time a result could be taken; where the answer is no, the
+                tile is computed.
+            near: take also what is only near.
+        """
+        waiting: deque[_Miss | Result] = deque()
+        misses: list[_Miss] = []
+        for number, tile in enumerate(tiles):
+            digest = self._digest(tile)
+            place = None if near is None else near.place(number)
+            found = self._found(identity, tile, digest, place, misses, near)
+            if found is None or not allowed():
+                found = _Miss(tile, digest, place)
+                misses.append(found)
+            elif near is not None and not (isinstance(found, Result) and found.approximate):
+                self.cache.put_at(place, identity, digest)
+            waiting.append(found)
+            if len(misses) == identity.shape[0]:
+                self._compute(misses, identity, run)
+                misses = []
+            if not misses:
+                yield from _drained(waiting)
+        if misses:
+            self._compute(misses, identity, run)
+        yield from _drained(waiting)
+
+    def _found(
+        self,
+        identity: Identity,
+        tile: Tensor,
+        digest: Hashable,
+        place: Hashable,
+        misses: Sequence[_Miss],
+        near: Near | None,
+    ) -> _Miss | Result | None:
+        """A result, or a tile that waits and is the same."""
+        for miss in misses:
+            if miss.digest == digest and _same_bits(miss.tile, tile):
+                return miss
+        stored = self.cache.find(identity, digest, tile)
+        if stored is not None:
+            return Result(stored.larger, taken=True)
+        if near is None:
+            return None
+        stored = self.cache.near(identity, tile, place, near.distance)
+        return None if stored is None else Result(stored.larger, approximate=True)
+
+    def _compute(self, misses: Sequence[_Miss], identity: Identity, run: Run) -> None:
+        (first, *others) = (miss.tile for miss in misses)
+        larger, again = run(torch.stack([first, *others]) if others else first[None])
+        for number, miss in enumerate(misses):
+            miss.result = Result(larger[number], mended=number in again)
+            if not miss.result.mended:
+                self.cache.add(identity, miss.digest, miss.tile, larger[number])
+                if miss.place is not None:
+                    self.cache.put_at(miss.place, identity, miss.digest)
+
+
+def _drained(waiting: deque[_Miss | Result]) -> Iterator[Result]:
+    """What has a result by now. The first who waited for a tile had it computed, the
+    others took it."""
+    seen: set[int] = set()
+    while waiting:
+        first = waiting.popleft()
+        if isinstance(first, Result):
+            yield first
+            continue
+        assert first.result is not None
+        again = id(first) in seen
+        seen.add(id(first))
+        yield Result(first.result.larger, mended=first.result.mended, taken=again)
+
+
+def default_budget(free: int) -> int:
+    """Bytes for a cache, of those that are free."""
+    return int(min(free * BUDGET_SHARE, BUDGET_LIMIT))
+
+
+def checksum(tile: Tensor) -> int:
+    """CRC-32 of a tile's bytes."""
+    return zlib.crc32(memoryview(tile.contiguous().cpu().numpy()).cast("B"))
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two float32 tensors have the same bytes: NaN is equal to itself, and -0.0 is
+    not 0.0."""
+    return torch.equal(one.view(torch.int32), other.view(torch.int32))
+
+
+def _is_near(one: Tensor, other: Tensor, distance: float) -> bool:
+    """Whether no sample differs by more than a distance; one that is no number does."""
+    return bool((one - other).abs().max() <= distance + _ROUNDING)
