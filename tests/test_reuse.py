@@ -1,0 +1,339 @@
+"""Results are found again by content, in bounded memory, and never a wrong one."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hatvid.reuse import (
+    Identity,
+    Near,
+    Result,
+    TileCache,
+    TileReuse,
+    checksum,
+    default_budget,
+)
+
+BATCH = 3
+IDENTITY = Identity(
+    model="m",
+    engine="eager",
+    precision="fp32",
+    versions=("1", "2"),
+    scale=2,
+    shape=(BATCH, 1, 4, 4),
+    chunked=False,
+    compiled=False,
+    threads=1,
+)
+ENTRY = 16 * 4 * (1 + 4)
+"""Bytes of a tile and its result."""
+
+
+def tile_of(number: int) -> Tensor:
+    return torch.rand((1, 4, 4), generator=torch.Generator().manual_seed(number))
+
+
+def larger_of(tile: Tensor) -> Tensor:
+    return (tile * 3 + tile.mean()).repeat_interleave(2, 1).repeat_interleave(2, 2)
+
+
+class Network:
+    """Computes batches into one buffer, as engines do, and notes what they were."""
+
+    def __init__(self, bad: Sequence[int] = ()) -> None:
+        self.batches: list[Tensor] = []
+        self.buffer = torch.empty(BATCH, 1, 8, 8)
+        self.bad = [tile_of(number) for number in bad]
+
+    def __call__(self, part: Tensor) -> tuple[Tensor, list[int]]:
+        assert len(part) <= BATCH
+        self.batches.append(part.clone())
+        for number, tile in enumerate(part):
+            self.buffer[number] = larger_of(tile)
+        again = [
+            number
+            for number, tile in enumerate(part)
+            if any(torch.equal(tile, bad) for bad in self.bad)
+        ]
+        return self.buffer[: len(part)], again
+
+    @property
+    def computed(self) -> int:
+        return sum(map(len, self.batches))
+
+
+def go_through(
+    reuse: TileReuse, tiles: Tensor, network: Network, *, allowed: bool = True, **given: Any
+) -> list[Result]:
+    found = reuse.results(tiles, IDENTITY, network, allowed=lambda: allowed, **given)
+    return [replace(result, larger=result.larger.clone()) for result in found]
+
+
+def stacked(numbers: Sequence[int]) -> Tensor:
+    return torch.stack([tile_of(number) for number in numbers]) if numbers else torch.empty(0)
+
+
+calls = st.lists(st.lists(st.integers(0, 6), max_size=12), max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(calls=calls, entries=st.integers(0, 4), collide=st.booleans())
+def test_results_are_those_that_would_be_computed(
+    calls: list[list[int]], entries: int, collide: bool
+) -> None:
+    cache = TileCache(entries * ENTRY + 5)
+    reuse = TileReuse(cache, digest=(lambda tile: 0) if collide else None)
+    for numbers in calls:
+        network = Network()
+        results = go_through(reuse, stacked(numbers), network)
+        assert len(results) == len(numbers)
+        for number, result in zip(numbers, results, strict=True):
+            assert torch.equal(result.larger, larger_of(tile_of(number)))
+        assert sum(not result.taken for result in results) == network.computed
+        assert all(len(batch) == BATCH for batch in network.batches[:-1])
+        assert cache.bytes == len(cache) * ENTRY <= cache.budget
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=40),
+    entries=st.integers(0, 3),
+)
+def test_what_was_not_used_for_longest_goes_first(
+    steps: list[tuple[bool, int]], entries: int
+) -> None:
+    cache = TileCache(entries * ENTRY)
+    expected: OrderedDict[int, None] = OrderedDict()
+    for adding, number in steps:
+        tile = tile_of(number)
+        if adding:
+            cache.add(IDENTITY, number, tile, larger_of(tile))
+            expected.pop(number, None)
+            expected[number] = None
+            while len(expected) > entries:
+                expected.popitem(last=False)
+        else:
+            found = cache.find(IDENTITY, number, tile)
+            assert (found is not None) == (number in expected)
+            if number in expected:
+                expected.move_to_end(number)
+        assert len(cache) == len(expected)
+    assert [number for number in range(6) if cache.find(IDENTITY, number, tile_of(number))] == (
+        sorted(expected)
+    )
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Identity)])
+def test_every_part_of_the_identity_counts(name: str) -> None:
+    value: Any = getattr(IDENTITY, name)
+    other: Any = {
+        str: lambda: f"{value}x",
+        int: lambda: value + 1,
+        bool: lambda: not value,
+        tuple: lambda: (*value[:-1], "9"),
+    }[type(value)]()
+    cache = TileCache(10 * ENTRY)
+    tile = tile_of(1)
+    cache.add(IDENTITY, 7, tile, larger_of(tile))
+    assert cache.find(IDENTITY, 7, tile) is not None
+    assert cache.find(replace(IDENTITY, **{name: other}), 7, tile) is None
+
+
+def test_bits_count_and_not_values() -> None:
+    cache = TileCache(10 * ENTRY)
+    zero, nan = torch.zeros(1, 4, 4), torch.full((1, 4, 4), torch.nan)
+    cache.add(IDENTITY, 0, zero, larger_of(zero))
+    assert cache.find(IDENTITY, 0, -zero) is None
+    cache.add(IDENTITY, 0, nan, larger_of(nan))
+    assert cache.find(IDENTITY, 0, nan.clone()) is not None
+
+
+def test_the_checksum_is_of_the_bytes() -> None:
+    tile = tile_of(1)
+    assert checksum(tile) == checksum(tile.mT.contiguous().mT)
+    assert len({checksum(tile_of(number)) for number in range(50)}) == 50
+    assert checksum(torch.zeros(1, 4, 4)) != checksum(-torch.zeros(1, 4, 4))
+
+
+def test_nothing_that_is_kept_lies_in_memory_of_others() -> None:
+    reuse = TileReuse(TileCache(10 * ENTRY))
+    tiles = stacked([1, 2])
+    network = Network()
+    go_through(reuse, tiles, network)
+    tiles.zero_()
+    network.buffer.zero_()
+    (result,) = go_through(reuse, stacked([2]), network)
+    assert result.taken
+    assert torch.equal(result.larger, larger_of(tile_of(2)))
+
+
+def test_what_must_be_computed_shares_full_batches() -> None:
+    reuse = TileReuse(TileCache(10 * ENTRY))
+    go_through(reuse, stacked([0]), Network())
+    network = Network()
+    results = go_through(reuse, stacked([1, 0, 1, 0, 2, 0, 0, 3, 4, 1]), network)
+    assert [batch.shape[0] for batch in network.batches] == [3, 1]
+    assert [result.taken for result in results] == [
+        *(False, True, True, True, False, True, True, False, False, True)
+    ]
+
+
+def test_nothing_is_taken_where_it_is_not_allowed() -> None:
+    reuse = TileReuse(TileCache(10 * ENTRY))
+    network = Network()
+    results = go_through(reuse, stacked([1, 1, 2, 1]), network, allowed=False)
+    assert network.computed == 4
+    assert not any(result.taken for result in results)
+
+
+def test_it_is_not_asked_whether_it_is_allowed_before_something_comes_again() -> None:
+    asked = []
+
+    def allowed() -> bool:
+        asked.append(True)
+        return True
+
+    reuse = TileReuse(TileCache(10 * ENTRY))
+    list(reuse.results(stacked([1, 2, 3]), IDENTITY, Network(), allowed=allowed))
+    assert not asked
+    list(reuse.results(stacked([4, 3]), IDENTITY, Network(), allowed=allowed))
+    assert len(asked) == 1
+
+
+def test_a_mended_tile_is_mended_wherever_it_comes() -> None:
+    reuse = TileReuse(TileCache(10 * ENTRY))
+    network = Network(bad=[2])
+    results = go_through(reuse, stacked([1, 2, 2]), network)
+    assert [result.mended for result in results] == [False, True, True]
+    results = go_through(reuse, stacked([1, 2]), network)
+    assert [(result.mended, result.taken) for result in results] == [(False, True), (True, False)]
+
+
+# ---- a tolerance -------------------------------------------------------------------------
+
+
+def fade(start: int, stop: int) -> Tensor:
+    """One tile that grows brighter by one 8-bit step each time."""
+    return torch.stack([(torch.full((1, 4, 4), number) / 255) for number in range(start, stop)])
+
+
+def near(steps: float, place: Hashable = 0) -> Near:
+    return Near(steps / 255, lambda number: place)
+
+
+def test_a_slow_fade_does_not_drift() -> None:
+    reuse = TileReuse(TileCache(1000 * ENTRY))
+    seen = []
+    for tile in fade(0, 40):
+        network = Network()
+        seen += go_through(reuse, tile[None], network, near=near(3))
+        error = float((seen[-1].larger - larger_of(tile)).abs().max())
+        # The network above multiplies a flat tile by 4.
+        assert error <= 4 * 3.01 / 255
+    assert [result.approximate for result in seen] == [number % 4 != 0 for number in range(40)]
+    assert not any(result.taken for result in seen)
+
+
+@pytest.mark.parametrize(("steps", "taken"), [(1, 1), (2, 1), (3, 0)])
+def test_the_tolerance_is_of_the_largest_difference(steps: int, taken: int) -> None:
+    reuse = TileReuse(TileCache(10 * ENTRY))
+    tile = torch.full((1, 4, 4), 100 / 255)
+    go_through(reuse, tile[None], Network(), near=near(2))
+    other = tile.clone()
+    other[0, 2, 3] += steps / 255
+    (result,) = go_through(reuse, other[None], Network(), near=near(2))
+    assert result.approximate == bool(taken)
+
+
+def test_other_places_are_not_near() -> None:
+    reuse = TileReuse(TileCache(10 * ENTRY))
+    go_through(reuse, fade(0, 1), Network(), near=near(2, "here"))
+    (there,) = go_through(reuse, fade(1, 2), Network(), near=near(2, "there"))
+    assert not there.approximate
+    (here,) = go_through(reuse, fade(1, 2), Network(), near=near(2, "here"))
+    assert here.taken, "the same bytes, wherever they were computed"
+
+
+def test_what_was_found_at_a_place_is_what_is_near_there() -> None:
+    reuse = TileReuse(TileCache(10 * ENTRY))
+    for start in (0, 10, 0):  # the third is the first again
+        go_through(reuse, fade(start, start + 1), Network(), near=near(2))
+    (result,) = go_through(reuse, fade(1, 2), Network(), near=near(2))
+    assert result.approximate
+    assert torch.equal(result.larger, larger_of(fade(0, 1)[0]))
+
+
+def test_what_was_forgotten_is_not_near() -> None:
+    reuse = TileReuse(TileCache(ENTRY))
+    go_through(reuse, fade(0, 1), Network(), near=near(2, "here"))
+    go_through(reuse, fade(90, 91), Network(), near=near(2, "there"))
+    (result,) = go_through(reuse, fade(1, 2), Network(), near=near(2, "here"))
+    assert not result.approximate
+
+
+def test_no_number_is_near_nothing() -> None:
+    reuse = TileReuse(TileCache(10 * ENTRY))
+    go_through(reuse, fade(0, 1), Network(), near=near(2))
+    (result,) = go_through(reuse, torch.full((1, 1, 4, 4), torch.nan), Network(), near=near(2))
+    assert not result.approximate
+
+
+# ---- threads, memory ---------------------------------------------------------------------
+
+
+def test_threads_share_a_cache() -> None:
+    cache = TileCache(4 * ENTRY)
+    reuse = TileReuse(cache, digest=lambda tile: int(tile[0, 0, 0] * 4))
+    wrong: list[object] = []
+
+    def work(seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(40):
+            numbers = torch.randint(0, 9, (7,), generator=generator).tolist()
+            for number, result in zip(
+                numbers, go_through(reuse, stacked(numbers), Network()), strict=True
+            ):
+                if not torch.equal(result.larger, larger_of(tile_of(number))):
+                    wrong.append(number)
+            if cache.bytes > cache.budget:
+                wrong.append("budget")
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert cache.bytes == len(cache) * ENTRY
+
+
+def test_a_tile_larger_than_the_budget_is_not_kept() -> None:
+    cache = TileCache(ENTRY - 1)
+    tile = tile_of(0)
+    cache.add(IDENTITY, 0, tile, larger_of(tile))
+    assert (len(cache), cache.bytes) == (0, 0)
+
+
+def test_clearing() -> None:
+    cache = TileCache(3 * ENTRY)
+    tile = tile_of(0)
+    cache.add(IDENTITY, 0, tile, larger_of(tile))
+    cache.clear()
+    assert (len(cache), cache.bytes, cache.find(IDENTITY, 0, tile)) == (0, 0, None)
+
+
+def test_the_default_is_a_share_with_a_limit() -> None:
+    assert default_budget(800) == 100
+    assert default_budget(10**12) == 2**30
+    assert default_budget(0) == 0
