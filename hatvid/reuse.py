@@ -4,6 +4,10 @@ Two tiles share a result only where every bit of what goes in is the same, and e
 that the result depends on beside it (:class:`Identity`). A checksum only finds candidates;
 the bytes decide.
 
+Bits may also depend on a tile's slot in its batch: where vectors of the CPU do not fit the
+channels, for one, a sigmoid is computed one by one at the end of the batch. So a tile keeps
+the slot that it has where nothing is reused, and takes only results of the same slot.
+
 What ran out of range and was computed again in fp32 is not kept: it is mended, and told,
 wherever it comes.
 """
@@ -13,7 +17,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -200,8 +204,8 @@ class TileCache:
 
 
 Run = Callable[[Tensor], tuple[Tensor, list[int]]]
-"""(n, C, H, W), at most a batch -> (n, C, sH, sW), valid until the next call, and the
-numbers of those that were computed again in fp32."""
+"""A full batch (N, C, H, W) -> (N, C, sH, sW), valid until the next call, and the slots of
+what was computed again in fp32."""
 
 
 @dataclass(eq=False)
@@ -228,8 +232,8 @@ class Near:
 class TileReuse:
     """Goes through tiles in order, and computes those that were not computed before.
 
-    Those that must be computed are packed into full batches, however many others lie
-    between them.
+    Those that must be computed are packed into batches, however many others lie between
+    them, each in its slot: tile number n in slot n modulo the batch.
 
     Args:
         cache: keeps results.
@@ -262,20 +266,26 @@ class TileReuse:
             near: take also what is only near.
         """
         waiting: deque[_Miss | Result] = deque()
-        misses: list[_Miss] = []
+        misses: dict[int, _Miss] = {}
+        batch = identity.shape[0]
         for number, tile in enumerate(tiles):
-            digest = self._digest(tile)
+            slot = number % batch
+            digest = slot, self._digest(tile)
             place = None if near is None else near.place(number)
-            found = self._found(identity, tile, digest, place, misses, near)
+            found = self._found(identity, tile, digest, place, misses.get(slot), near)
             if found is None or not allowed():
                 found = _Miss(tile, digest, place)
-                misses.append(found)
+                if slot in misses:
+                    self._compute(misses, identity, run)
+                    yield from _drained(waiting)
+                    misses = {}
+                misses[slot] = found
             elif near is not None and not (isinstance(found, Result) and found.approximate):
                 self.cache.put_at(place, identity, digest)
             waiting.append(found)
-            if len(misses) == identity.shape[0]:
+            if len(misses) == batch:
                 self._compute(misses, identity, run)
-                misses = []
+                misses = {}
             if not misses:
                 yield from _drained(waiting)
         if misses:
@@ -288,13 +298,12 @@ class TileReuse:
         tile: Tensor,
         digest: Hashable,
         place: Hashable,
-        misses: Sequence[_Miss],
+        waits: _Miss | None,
         near: Near | None,
     ) -> _Miss | Result | None:
-        """A result, or a tile that waits and is the same."""
-        for miss in misses:
-            if miss.digest == digest and _same_bits(miss.tile, tile):
-                return miss
+        """A result, or the tile that waits for this slot and is the same."""
+        if waits is not None and waits.digest == digest and _same_bits(waits.tile, tile):
+            return waits
         stored = self.cache.find(identity, digest, tile)
         if stored is not None:
             return Result(stored.larger, taken=True)
@@ -303,13 +312,16 @@ class TileReuse:
         stored = self.cache.near(identity, tile, place, near.distance)
         return None if stored is None else Result(stored.larger, approximate=True)
 
-    def _compute(self, misses: Sequence[_Miss], identity: Identity, run: Run) -> None:
-        (first, *others) = (miss.tile for miss in misses)
-        larger, again = run(torch.stack([first, *others]) if others else first[None])
-        for number, miss in enumerate(misses):
-            miss.result = Result(larger[number], mended=number in again)
+    def _compute(self, misses: Mapping[int, _Miss], identity: Identity, run: Run) -> None:
+        # A slot that nobody waits for is filled with one of the others.
+        filler = misses[max(misses)].tile
+        slots = range(identity.shape[0])
+        tiles = [misses[slot].tile if slot in misses else filler for slot in slots]
+        larger, again = run(torch.stack(tiles) if len(tiles) > 1 else filler[None])
+        for slot, miss in misses.items():
+            miss.result = Result(larger[slot], mended=slot in again)
             if not miss.result.mended:
-                self.cache.add(identity, miss.digest, miss.tile, larger[number])
+                self.cache.add(identity, miss.digest, miss.tile, larger[slot])
                 if miss.place is not None:
                     self.cache.put_at(miss.place, identity, miss.digest)
 

@@ -131,7 +131,8 @@ class TileRunner:
         if again:
             larger = larger.clone()  # the engine's own buffer may be used by the other
             exact = self._built(spec, chunked, self.resolved(chunked=chunked).settled("fp32"))
-            larger[again] = exact.run(_fill(part[again], spec.batch))[: len(again)]
+            # Each in the slot where it was, which bits may depend on.
+            larger[again] = exact.run(filled)[again]
         return larger, again
 
     def results(
@@ -192,8 +193,8 @@ class TileRunner:
     def reuses(self, spec: TileSpec, *, chunked: bool = False) -> bool:
         """Whether a tile may take the result of one of the same bytes.
 
-        What the engine gives for the same tile is tried once, by two batches, and not
-        before something comes again: where nothing does, nothing is lost.
+        What the engine gives for the same tile is tried once, by two batches or three, and
+        not before something comes again: where nothing does, nothing is lost.
 
         Raises:
             EngineError: the engine cannot be built, or failed.

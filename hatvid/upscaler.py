@@ -262,7 +262,7 @@ class Upscaler:
 
     def reuses(self, height: int, width: int) -> bool:
         """Whether a frame of the same bytes may take the result of one before; where that
-        hangs on the engine, it is tried by two batches when it is first asked.
+        hangs on the engine, it is tried when it is first asked.
 
         Raises:
             EngineError: the engine cannot be built, or failed.

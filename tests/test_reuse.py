@@ -51,26 +51,25 @@ def larger_of(tile: Tensor) -> Tensor:
 class Network:
     """Computes batches into one buffer, as engines do, and notes what they were."""
 
-    def __init__(self, bad: Sequence[int] = ()) -> None:
+    def __init__(self, bad: Sequence[int] = (), *, by_slot: bool = False) -> None:
+        self.by_slot = by_slot
         self.batches: list[Tensor] = []
         self.buffer = torch.empty(BATCH, 1, 8, 8)
         self.bad = [tile_of(number) for number in bad]
 
     def __call__(self, part: Tensor) -> tuple[Tensor, list[int]]:
-        assert len(part) <= BATCH
+        assert len(part) == BATCH
         self.batches.append(part.clone())
         for number, tile in enumerate(part):
             self.buffer[number] = larger_of(tile)
+            if self.by_slot:
+                self.buffer[number] += number / 8
         again = [
             number
             for number, tile in enumerate(part)
             if any(torch.equal(tile, bad) for bad in self.bad)
         ]
-        return self.buffer[: len(part)], again
-
-    @property
-    def computed(self) -> int:
-        return sum(map(len, self.batches))
+        return self.buffer, again
 
 
 def go_through(
@@ -95,13 +94,15 @@ def test_results_are_those_that_would_be_computed(
     cache = TileCache(entries * ENTRY + 5)
     reuse = TileReuse(cache, digest=(lambda tile: 0) if collide else None)
     for numbers in calls:
-        network = Network()
+        network = Network(by_slot=True)
         results = go_through(reuse, stacked(numbers), network)
         assert len(results) == len(numbers)
-        for number, result in zip(numbers, results, strict=True):
-            assert torch.equal(result.larger, larger_of(tile_of(number)))
-        assert sum(not result.taken for result in results) == network.computed
-        assert all(len(batch) == BATCH for batch in network.batches[:-1])
+        for place, (number, result) in enumerate(zip(numbers, results, strict=True)):
+            # Each as in a batch of its own slot, see Network.
+            expected = larger_of(tile_of(number)) + place % BATCH / 8
+            assert torch.equal(result.larger, expected)
+        computed = sum(not result.taken for result in results)
+        assert -(-computed // BATCH) <= len(network.batches) <= -(-len(numbers) // BATCH)
         assert cache.bytes == len(cache) * ENTRY <= cache.budget
 
 
@@ -173,27 +174,36 @@ def test_nothing_that_is_kept_lies_in_memory_of_others() -> None:
     go_through(reuse, tiles, network)
     tiles.zero_()
     network.buffer.zero_()
-    (result,) = go_through(reuse, stacked([2]), network)
+    (result,) = go_through(reuse, stacked([1]), network)
     assert result.taken
-    assert torch.equal(result.larger, larger_of(tile_of(2)))
+    assert torch.equal(result.larger, larger_of(tile_of(1)))
 
 
 def test_what_must_be_computed_shares_full_batches() -> None:
     reuse = TileReuse(TileCache(10 * ENTRY))
     go_through(reuse, stacked([0]), Network())
     network = Network()
-    results = go_through(reuse, stacked([1, 0, 1, 0, 2, 0, 0, 3, 4, 1]), network)
-    assert [batch.shape[0] for batch in network.batches] == [3, 1]
+    # In three calls' worth of tiles the first slot has only what is known.
+    results = go_through(reuse, stacked([0, 1, 2, 0, 1, 2, 0, 1, 3, 4, 5]), network)
     assert [result.taken for result in results] == [
-        *(False, True, True, True, False, True, True, False, False, True)
+        *(True, False, False, True, True, True, True, True, False, False, False)
     ]
+    first, second = network.batches
+    assert torch.equal(first[1:], stacked([1, 2]))
+    assert torch.equal(second, stacked([4, 5, 3]))
+
+
+def test_a_result_of_another_slot_is_not_taken() -> None:
+    reuse = TileReuse(TileCache(10 * ENTRY))
+    results = go_through(reuse, stacked([1, 1, 1, 1, 1]), Network())
+    assert [result.taken for result in results] == [False, False, False, True, True]
 
 
 def test_nothing_is_taken_where_it_is_not_allowed() -> None:
     reuse = TileReuse(TileCache(10 * ENTRY))
     network = Network()
     results = go_through(reuse, stacked([1, 1, 2, 1]), network, allowed=False)
-    assert network.computed == 4
+    assert len(network.batches) == 2
     assert not any(result.taken for result in results)
 
 
@@ -207,15 +217,15 @@ def test_it_is_not_asked_whether_it_is_allowed_before_something_comes_again() ->
     reuse = TileReuse(TileCache(10 * ENTRY))
     list(reuse.results(stacked([1, 2, 3]), IDENTITY, Network(), allowed=allowed))
     assert not asked
-    list(reuse.results(stacked([4, 3]), IDENTITY, Network(), allowed=allowed))
+    list(reuse.results(stacked([4, 2]), IDENTITY, Network(), allowed=allowed))
     assert len(asked) == 1
 
 
 def test_a_mended_tile_is_mended_wherever_it_comes() -> None:
     reuse = TileReuse(TileCache(10 * ENTRY))
     network = Network(bad=[2])
-    results = go_through(reuse, stacked([1, 2, 2]), network)
-    assert [result.mended for result in results] == [False, True, True]
+    results = go_through(reuse, stacked([1, 2, 3, 3, 2]), network)
+    assert [result.mended for result in results] == [False, True, False, False, True]
     results = go_through(reuse, stacked([1, 2]), network)
     assert [(result.mended, result.taken) for result in results] == [(False, True), (True, False)]
 

@@ -4,7 +4,7 @@
 several on their way where the engine can: what has to be computed again in fp32 is found
 when a batch has landed, and is then done the straight way.
 
-A frame that repeats the one before takes its planes (:mod:`hatvid.jobs.held`); tiles that
+A batch that repeats the one before takes its planes (:mod:`hatvid.jobs.held`); tiles that
 come again are the upscaler's business, and so of the straight way alone.
 """
 
@@ -109,7 +109,7 @@ class Straight:
     mended: Callable[[FrameBatch, MendedTile], None]
 
     before: tuple[Tensor, ...] = ()
-    """The larger planes of the last frame, (h, w) each."""
+    """The larger planes of the last batch."""
 
     before_mended: Sequence[MendedTile] = ()
     """What of it ran out of range."""
@@ -127,7 +127,7 @@ class Straight:
     def put(self, item: Item) -> Iterator[Finished]:
         """See :class:`Way`."""
         if isinstance(item, FrameBatch):
-            item = self.enlarged(item, self._held.among(item.planes))
+            item = self.repeated(item) if self._held.repeats(item.planes) else self.enlarged(item)
         yield Finished(item)
 
     def flush(self) -> Iterator[Finished]:
@@ -137,56 +137,29 @@ class Straight:
     def close(self) -> None:
         """See :class:`Way`; nothing runs between two batches."""
 
-    def enlarged(self, batch: FrameBatch, held: Sequence[bool]) -> FrameBatch:
-        """The larger frames of one batch.
+    def repeated(self, batch: FrameBatch) -> FrameBatch:
+        """The larger frames of a batch that repeats the last one."""
+        for tile in self.before_mended:
+            self.mended(batch, tile)
+        tiles = len(batch.times) * self.tiles
+        self.done(batch, Reused(tiles=tiles, hits=tiles))
+        return replace(batch, planes=self.before)
 
-        Args:
-            held: which frames take the planes of the one before.
+    def enlarged(self, batch: FrameBatch) -> FrameBatch:
+        """The larger frames of one batch.
 
         Raises:
             EngineError: the network gave values that are no numbers.
         """
-        fresh = [number for number, again in enumerate(held) if not again]
-        mended: dict[int, list[MendedTile]] = {number: [] for number in fresh}
-        tiles = (len(held) - len(fresh)) * self.tiles
-        counted = [Reused(tiles=tiles, hits=tiles)]
-
-        def mend(tile: MendedTile) -> None:
-            mended[fresh[tile.frame]].append(replace(tile, frame=fresh[tile.frame]))
-
-        larger = self._computed(batch, fresh, mend, counted.append) if fresh else ()
-        rows: list[tuple[Tensor, ...]] = []
-        for number in range(len(held)):
-            if number in mended:
-                row = len(rows) - sum(held[:number])
-                self.before = tuple(plane[row] for plane in larger)
-                self.before_mended = mended[number]
-            rows.append(self.before)
-            for tile in self.before_mended:
-                self.mended(batch, replace(tile, frame=number))
-        if len(fresh) < len(held):
-            larger = tuple(torch.stack(planes) for planes in zip(*rows, strict=True))
-        self.done(batch, sum(counted, Reused()))
-        return replace(batch, planes=larger)
-
-    def _computed(
-        self,
-        batch: FrameBatch,
-        fresh: Sequence[int],
-        mended: Callable[[MendedTile], None],
-        reused: Callable[[Reused], None],
-    ) -> tuple[Tensor, ...]:
-        """The larger planes of some frames of a batch, in main memory."""
-        planes = batch.planes
-        if len(fresh) < len(batch.times):
-            planes = tuple(plane[fresh] for plane in planes)
         device = torch.device(self.facts.device)
-        planes = tuple(plane.to(device, non_blocking=True) for plane in planes)
+        planes = tuple(plane.to(device, non_blocking=True) for plane in batch.planes)
+        mended: list[MendedTile] = []
+        counted: list[Reused] = []
         step = luma_step(self.layout, self.plan.tags_in)
         rgb = planes_to_rgb(planes, self.layout, self.plan.tags_in)
-        rgb = self.sized(self.upscaler(rgb, mended=mended, reused=reused, step=step))
+        rgb = self.sized(self.upscaler(rgb, mended=mended.append, reused=counted.append, step=step))
         if not rgb.isfinite().all():
-            at = float(self.source.seconds(batch.times[fresh[0]].pts))
+            at = float(self.source.seconds(batch.times[0].pts))
             raise EngineError(
                 f"the network gave values that are no numbers for the frame at {at:.3f} s "
                 "even in fp32; look at the checkpoint with hatvid models check"
@@ -196,8 +169,13 @@ class Straight:
             # Beside the colours, through the same network, as a gray picture. A tolerance
             # is for colours: what lies at a place of theirs is never taken for opacity.
             alpha = alpha_to_rgb(planes, self.layout)
-            alpha = self.sized(self.upscaler(alpha, mended=mended, reused=reused))
-        return tuple(plane.cpu() for plane in self.coded(rgb, alpha))
+            alpha = self.sized(self.upscaler(alpha, mended=mended.append, reused=counted.append))
+        self.before = tuple(plane.cpu() for plane in self.coded(rgb, alpha))
+        self.before_mended = mended
+        for tile in mended:
+            self.mended(batch, tile)
+        self.done(batch, sum(counted, Reused()))
+        return replace(batch, planes=self.before)
 
     @property
     def tiles(self) -> int:
@@ -205,8 +183,8 @@ class Straight:
         return self.facts.tiles * (1 + self.through_alpha)
 
     def _may_hold(self) -> bool:
-        # With a tolerance, what became of the frame before may be an approximation itself:
-        # tile by tile it is compared with what was computed.
+        # With a tolerance, what became of those before may be approximations themselves:
+        # tile by tile they are told from what was computed.
         info = self.source.info
         tolerant = self.upscaler.reuse.tolerance > 0
         return not tolerant and self.upscaler.reuses(info.height, info.width)
@@ -235,7 +213,7 @@ class Straight:
 
 @dataclass(frozen=True)
 class _Held:
-    """A batch whose frames all repeat the last one before."""
+    """A batch that repeats the one before."""
 
     batch: FrameBatch
 
@@ -243,8 +221,8 @@ class _Held:
 class InFlight:
     """Several batches on their way at once.
 
-    Frames are recorded whole: one that repeats the one before takes its planes if it has
-    not to be computed for others in its batch, and tiles are not looked at.
+    Frames are recorded whole: tiles are not looked at, only batches that repeat the one
+    before are not computed.
 
     Args:
         runtime: of the upscaler's device.
@@ -289,7 +267,7 @@ class InFlight:
         """See :class:`Way`."""
         if not isinstance(item, FrameBatch):
             self._order.append(item)
-        elif all(self._held.among(item.planes)):
+        elif self._held.repeats(item.planes):
             if sum(isinstance(entry, _Held) for entry in self._order) >= self._lanes.depth:
                 yield self._landed()
             self._order.append(_Held(item))
@@ -317,8 +295,7 @@ class InFlight:
         while self._order and (entry := self._order[0]) is not None:
             self._order.popleft()
             if isinstance(entry, _Held):
-                batch = entry.batch
-                yield Finished(self._straight.enlarged(batch, [True] * len(batch.times)))
+                yield Finished(self._straight.repeated(entry.batch))
             else:
                 yield Finished(entry)
 
@@ -334,12 +311,12 @@ class InFlight:
             # The engine is shared with what is on its way.
             self._runtime.synchronize()
             landed.release()
-            return Finished(self._straight.enlarged(batch, [False] * count))
+            return Finished(self._straight.enlarged(batch))
         larger = tuple(plane[:count] for plane in planes)
         following = (entry for entry in self._order if entry is None or isinstance(entry, _Held))
         if next(following, _Held) is not None:
             # One that repeats it follows, or may. The lane's buffers are used again.
-            self._straight.before = tuple(plane[-1].clone() for plane in larger)
+            self._straight.before = tuple(plane.clone() for plane in larger)
             self._straight.before_mended = ()
         self._straight.done(batch, Reused(tiles=count * self._straight.tiles))
         return Finished(replace(batch, planes=larger), landed.release)

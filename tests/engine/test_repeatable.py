@@ -46,7 +46,7 @@ def _nothing(larger: Tensor, tiles: Tensor, call: int) -> None:
 
 
 def _each_time(larger: Tensor, tiles: Tensor, call: int) -> None:
-    if call == 1:
+    if call % 2:
         for one in larger:
             _nudge(one)
 
@@ -70,9 +70,10 @@ def test_an_engine_that_hangs_on_the_neighbours(batch: int) -> None:
     assert not is_repeatable(Engine(batch, _by_neighbours))
 
 
-@pytest.mark.parametrize(("batch", "slot"), [(n, slot) for n in (2, 3, 4) for slot in range(n)])
-def test_an_engine_that_hangs_on_a_slot(batch: int, slot: int) -> None:
-    assert not is_repeatable(Engine(batch, lambda larger, tiles, call: _nudge(larger[slot])))
+@pytest.mark.parametrize("slot", range(4))
+def test_an_engine_that_hangs_on_a_slot(slot: int) -> None:
+    """Tiles keep their slots: that this engine gives the same in another is not needed."""
+    assert is_repeatable(Engine(4, lambda larger, tiles, call: _nudge(larger[slot])))
 
 
 @pytest.fixture(scope="module")
