@@ -1,12 +1,17 @@
-"""``hatvid bench``: what the network costs."""
+"""``hatvid bench``: how fast the network runs, and what it costs."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
+
+from hatvid.cli.bench_race import SYNTHETIC, run_races, separated
+from hatvid.errors import OptionError
 
 if TYPE_CHECKING:
     from hatvid.bench.traffic import Traffic
@@ -34,31 +39,76 @@ class Size(click.ParamType[tuple[int, int]]):
         return width, height
 
 
-@click.command(short_help="Work out what a frame costs a GPU.")
+@click.command(short_help="Race hatvid against other ways to run HAT; or count what a frame costs.")
+@click.option("--race", is_flag=True, help="Measure; what is done without --traffic or --kernels.")
 @click.option("--traffic", is_flag=True, help="FLOPs, bytes and kernel launches of a frame.")
 @click.option("--kernels", is_flag=True, help="Registers and memory of hatvid's own GPU kernels.")
 @click.option(
     "--model",
-    default="hat",
-    show_default=True,
+    "models",
+    multiple=True,
     metavar="NAME|FILE",
-    help="hat-s, hat, hat-l, hat-nano, or a checkpoint; only its shape counts.",
+    help="hat-s, hat, hat-l, hat-nano (of which only the shape counts, or weights are drawn at "
+    "random), or a checkpoint. To race several, repeat it.  [default: hat-nano-x4; of --traffic "
+    "hat]",
 )
 @click.option(
     "--size",
+    "sizes",
     type=Size(),
-    default="1280x720",
-    show_default=True,
+    multiple=True,
     metavar="WxH",
-    help="Of the frame, or of a tile, before it is upscaled.",
+    help="Of the frame, or of a tile, before it is upscaled. To race several, repeat it.  "
+    "[default: 64x64; of --traffic 1280x720]",
 )
 @click.option("--scale", type=click.IntRange(1, 8), help="Of a network without a checkpoint.")
+@click.option(
+    "--clip",
+    is_flag=False,
+    flag_value=SYNTHETIC,
+    metavar="[FILE]",
+    help="Race with frames of a video, rivals in tiles too; without FILE, of a made-up one of "
+    "320x180.",
+)
+@click.option(
+    "--frames",
+    type=click.IntRange(1, 64),
+    default=6,
+    show_default=True,
+    metavar="N",
+    help="Of the clip: how many, spread over it.",
+)
+@click.option(
+    "--only",
+    "--contestants",
+    multiple=True,
+    metavar="NAME,...",
+    help="Race these alone, by parts of their names; the published network and the matrix "
+    "products always take part.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    metavar="N",
+    help="Turns of each contestant.  [default: 7; 3 with --quick]",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Of each contestant.  [default: one a core]",
+)
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="A race of a minute or two: without torch.compile, rivals' settings not tried.",
+)
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16"]),
     default="fp16",
     show_default=True,
-    help="What is computed in; bf16 costs what fp16 costs.",
+    help="Of --traffic: what is computed in; bf16 costs what fp16 costs.",
 )
 @click.option("--markdown", is_flag=True, help="The table in Markdown.")
 @click.option(
@@ -68,26 +118,74 @@ class Size(click.ParamType[tuple[int, int]]):
     metavar="FILE",
     help="Write the figures as one JSON object, too; - is standard output, without a table.",
 )
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Draw a race as a chart (PNG).",
+)
 @click.pass_context
 def bench(context: click.Context, /, **given: Any) -> None:
-    """Work out what a frame costs a GPU: arithmetic, nothing is measured.
+    """Race hatvid's engines against other ways to run HAT on this CPU.
 
-    With --traffic the published network and each of hatvid's forms of it run once on
-    tensors without memory, and what their operators would do on an NVIDIA GPU is added up;
-    it takes seconds and needs no GPU. The times are the least that three GPUs could take by
-    their datasheets. How it is counted stands in docs/performance.md.
+    Each contestant has a process of its own, the same CPUs and as many threads, and is
+    stopped while others take their turns: the published network in PyTorch, the same under
+    torch.compile, onnxruntime, vs-mlrt's OpenVINO plugin, and what the CPU reaches in products
+    of matrices. Needs hatvid[bench]. Without any option this is a quick race of hat-nano.
 
-    With --kernels hatvid's own kernels are compiled for three GPUs, none of which needs to
-    be here.
+    With --traffic nothing is measured: the published network and each of hatvid's forms of it
+    run once on tensors without memory, and what their operators would do on an NVIDIA GPU
+    is added up; the times are the least that three GPUs could take by their datasheets. With
+    --kernels hatvid's own kernels are compiled for three GPUs, none of which needs to be here.
+
+    How all of that is measured and counted stands in docs/performance.md.
     """
+    models = separated(given["models"])
+    counted = given["traffic"] or given["kernels"]
     if given["traffic"]:
-        _traffic(**given)
+        if len(models) > 1 or len(given["sizes"]) > 1:
+            raise OptionError("--traffic counts one model and one size; leave out the others")
+        _traffic(
+            model=models[0] if models else "hat",
+            size=given["sizes"][0] if given["sizes"] else (1280, 720),
+            **{name: given[name] for name in ("scale", "precision", "markdown", "json_file")},
+        )
     if given["kernels"]:
         from hatvid.bench.kernels import compiled_kernels, kernel_table
 
         click.echo(kernel_table(compiled_kernels()))
-    if not (given["traffic"] or given["kernels"]):
-        click.echo(context.get_help())
+    if given["race"] or not counted:
+        _race(context, models, given)
+
+
+def _race(context: click.Context, models: list[str], given: dict[str, Any]) -> None:
+    alone = not any(map(_was_given(context), given))
+    sizes = given["sizes"]
+    if not sizes and given["clip"] is None:
+        sizes = ((64, 64),)
+    file = given["json_file"]
+    shown = file is not None and file.name == "-"
+    run_races(
+        models=models or ["hat-nano-x4"],
+        sizes=sizes,
+        quick=given["quick"] or alone,
+        json_path=None if file is None or shown else Path(file.name),
+        json_shown=shown,
+        **{
+            name: given[name]
+            for name in ("scale", "clip", "frames", "only", "rounds", "threads", "markdown", "plot")
+        },
+    )
+    if alone:
+        click.echo(
+            "quick: a few rounds, no torch.compile, vs-mlrt as it is set up; for all of it "
+            "hatvid bench --race, and --model, --size, --clip: see hatvid bench --help"
+        )
+
+
+def _was_given(context: click.Context) -> Callable[[str], bool]:
+    default = click.core.ParameterSource.DEFAULT
+    return lambda name: context.get_parameter_source(name) != default
 
 
 def _traffic(
@@ -98,7 +196,6 @@ def _traffic(
     precision: str,
     markdown: bool,
     json_file: IO[str] | None,
-    **_: Any,
 ) -> None:
     from hatvid.bench.networks import network_config
     from hatvid.bench.traffic import frame_traffic

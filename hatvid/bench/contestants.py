@@ -1,0 +1,152 @@
+"""Who takes part in the race."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hatvid.errors import OptionError
+
+__all__ = ["CEILINGS", "CONTESTANTS", "Contestant", "OURS", "REFERENCE", "RIVALS", "chosen"]
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """One way to run a network, in a process of its own."""
+
+    name: str
+
+    side: Literal["ours", "rival", "ceiling"]
+
+    build: str
+    """``module:function``: makes a :class:`~hatvid.bench.runner.Runner` of a task and settings."""
+
+    settings: tuple[Settings, ...] = ({},)
+    """Of several, the fastest races: each is tried before, in a process of its own."""
+
+    needs_bf16: bool = False
+    """It is left out where the CPU emulates bf16."""
+
+    onnx: bool = False
+    """It is given the network as ONNX, in the size of its tile or else of the frame."""
+
+    slow: bool = False
+    """It takes minutes to start; a quick race goes without."""
+
+    clips: bool | None = None
+    """Races with clips alone, or (False) never; None with both."""
+
+    def tile(self) -> int:
+        """Side of its tiles, the same in all settings; 0 is the whole frame."""
+        return int(self.settings[0].get("tile", 0))
+
+
+def _ours(engine: str, precision: str, *, name: str = "", **more: Any) -> Contestant:
+    return Contestant(
+        name=name or f"hatvid {engine} {precision}",
+        side="ours",
+        build="hatvid.bench.ours:upscaler",
+        settings=({"engine": engine, "precision": precision, "tile": 0},),
+        needs_bf16=precision == "bf16",
+        **more,
+    )
+
+
+OURS = (
+    Contestant(
+        name="hatvid auto",
+        side="ours",
+        build="hatvid.bench.ours:upscaler",
+        settings=({"engine": "auto", "precision": "auto", "tile": "auto"},),
+    ),
+    _ours("eager", "fp32"),
+    _ours("eager", "bf16"),
+    _ours("openvino", "fp32"),
+    _ours("openvino", "bf16"),
+)
+"""A further engine or precision is a further line."""
+
+REFERENCE = "published eager"
+"""By whose output, and time, all others are measured."""
+
+_ALL_WAYS = tuple(
+    {"fp16": fp16, "streams": streams} for fp16 in (False, True) for streams in (1, 2)
+)
+
+
+def _vs_mlrt(tile: int = 0, overlap: int = 0) -> Contestant:
+    return Contestant(
+        name=f"vs-mlrt tile {tile}+{overlap}" if tile else "vs-mlrt",
+        side="rival",
+        build="hatvid.bench.vs_mlrt:plugin",
+        settings=tuple({**way, "tile": tile, "overlap": overlap} for way in _ALL_WAYS),
+        onnx=True,
+        clips=True if tile else None,
+    )
+
+
+RIVALS = (
+    Contestant(name=REFERENCE, side="rival", build="hatvid.bench.rivals:published"),
+    Contestant(
+        name="published compiled",
+        side="rival",
+        build="hatvid.bench.rivals:compiled",
+        settings=({"mode": "max-autotune"},),
+        slow=True,
+    ),
+    Contestant(
+        name="onnxruntime", side="rival", build="hatvid.bench.rivals:onnxruntime", onnx=True
+    ),
+    _vs_mlrt(),
+    _vs_mlrt(64, 8),
+    _vs_mlrt(64, 16),
+    _vs_mlrt(128, 8),
+    _vs_mlrt(128, 16),
+    _vs_mlrt(128, 32),
+)
+
+CEILINGS = tuple(
+    Contestant(
+        name=f"matrix product {precision}",
+        side="ceiling",
+        build="hatvid.bench.ceiling:product",
+        settings=({"precision": precision},),
+        needs_bf16=precision == "bf16",
+    )
+    for precision in ("fp32", "bf16")
+)
+
+CONTESTANTS = (*CEILINGS, *RIVALS, *OURS)
+
+
+def chosen(
+    contestants: Iterable[Contestant], names: Iterable[str], *, clip: bool, quick: bool
+) -> list[Contestant]:
+    """Those that race; the reference and the ceilings always do.
+
+    Args:
+        contestants: to choose from.
+        names: parts of the names of those that are wanted; none takes all.
+        clip: whether they are given a clip.
+        quick: without those that are slow to start, unless they are named.
+
+    Raises:
+        OptionError: a name fits none.
+    """
+    everybody = [one for one in contestants if one.clips in (None, clip)]
+    wanted = list(names)
+    for name in wanted:
+        if not any(name.lower() in one.name for one in everybody):
+            known = ", ".join(one.name for one in everybody)
+            raise OptionError(f"no contestant is called {name!r}; there are {known}")
+    return [
+        one
+        for one in everybody
+        if one.name == REFERENCE
+        or one.side == "ceiling"
+        or any(name.lower() in one.name for name in wanted)
+        or (not wanted and not (quick and one.slow))
+    ]

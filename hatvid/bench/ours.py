@@ -1,0 +1,47 @@
+"""hatvid as a contestant: frames through :class:`~hatvid.upscaler.Upscaler`, as users run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from hatvid.bench.runner import Array, Frames, Runner, Sequential, Task
+from hatvid.model.hat import HAT, HATConfig
+from hatvid.options import EngineOptions, TileOptions
+from hatvid.upscaler import Upscaler
+
+__all__ = ["upscaler"]
+
+
+def upscaler(task: Task, settings: Mapping[str, Any]) -> Runner:
+    """Settings: ``engine`` and ``precision``, and ``tile`` (see the options of those names).
+
+    Nothing is kept on disk or taken from there.
+    """
+    network = HAT(HATConfig(**task.network)).eval()
+    network.load_state_dict(load_file(task.weights), strict=True)
+    torch.set_num_threads(task.threads)
+    ours = Upscaler(
+        network,
+        scale=task.scale,
+        engine_options=EngineOptions(
+            engine=settings["engine"],
+            precision=settings["precision"],
+            device="cpu",
+            threads=task.threads,
+        ),
+        tile_options=TileOptions(tile=settings["tile"]),
+    )
+    chosen = ours.warm_up(task.height, task.width)
+
+    def upscale(frame: Array) -> Array:
+        larger: Array = ours(torch.from_numpy(frame)).numpy()
+        return larger
+
+    told = {"engine": chosen.engine, "precision": chosen.precision, "tiles": chosen.tiles}
+    if chosen.chunked:
+        told["chunked"] = True
+    return Sequential(Frames.of(task), upscale, precision=chosen.precision, settings=told)
