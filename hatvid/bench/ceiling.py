@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,13 +30,12 @@ TRIES = 3
 def product(task: Task, settings: Mapping[str, Any]) -> Runner:
     """Settings: ``precision``, fp32 or bf16."""
     torch.set_num_threads(task.threads)
-    best: _Product | None = None
+    best, most = None, 0.0
     for one in _products(settings["precision"]):
         one.run(1)
-        seconds = min(one.run(1) for _ in range(TRIES))
-        one.speed = one.work / seconds
-        if best is None or one.speed > best.speed:
-            best = one
+        speed = one.flops / min(one.run(1) for _ in range(TRIES))
+        if speed > most:
+            best, most = one, speed
     if best is None:
         raise EngineError(f"no library multiplies matrices in {settings['precision']}")
     return best
@@ -48,36 +48,28 @@ def _products(precision: str) -> Iterator[_Product]:
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         a, b = (torch.from_numpy(x).to(dtype) for x in (left, right))
         out = torch.empty_like(a)
-        yield _Product(
-            size, precision, "torch.mm", lambda a=a, b=b, out=out: torch.mm(a, b, out=out)
-        )  # type: ignore[misc]
+        yield _Product(size, precision, "torch.mm", partial(torch.mm, a, b, out=out))
         # oneDNN, with the pixels of an image as rows.
         image = a.reshape(1, size, size, 1).contiguous(memory_format=torch.channels_last)
         kernel = b.reshape(size, size, 1, 1)
-        yield _Product(size, precision, "conv2d 1x1", lambda x=image, w=kernel: F.conv2d(x, w))  # type: ignore[misc]
+        yield _Product(size, precision, "conv2d 1x1", partial(F.conv2d, image, kernel))
         if precision == "fp32":
-            place = np.empty_like(left)
-            yield _Product(
-                size,
-                precision,
-                "numpy.matmul",
-                lambda a=left, b=right, out=place: np.matmul(a, b, out=out),  # type: ignore[misc]
-            )
+            multiply = partial(np.matmul, left, right, out=np.empty_like(left))
+            yield _Product(size, precision, "numpy.matmul", multiply)
 
 
 class _Product:
     """A :class:`~hatvid.bench.runner.Runner` of which a frame is one product."""
 
     step = 1
-    speed = 0.0
-    """FLOP/s, when it was tried."""
 
     def __init__(
         self, size: int, precision: str, library: str, multiply: Callable[[], object]
     ) -> None:
         self.precision = precision
-        self.settings = {"library": library, "size": size}
-        self.work: float | None = 2.0 * size**3
+        self.settings: Mapping[str, Any] = {"library": library, "size": size}
+        self.flops = 2.0 * size**3
+        self.work: float | None = self.flops
         self._multiply = multiply
 
     def run(self, count: int) -> float:

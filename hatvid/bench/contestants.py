@@ -44,24 +44,18 @@ class Contestant:
         return int(self.settings[0].get("tile", 0))
 
 
-def _ours(engine: str, precision: str, *, name: str = "", **more: Any) -> Contestant:
+def _ours(engine: str, precision: str, *, name: str = "") -> Contestant:
     return Contestant(
         name=name or f"hatvid {engine} {precision}",
         side="ours",
         build="hatvid.bench.ours:upscaler",
-        settings=({"engine": engine, "precision": precision, "tile": 0},),
+        settings=({"engine": engine, "precision": precision},),
         needs_bf16=precision == "bf16",
-        **more,
     )
 
 
 OURS = (
-    Contestant(
-        name="hatvid auto",
-        side="ours",
-        build="hatvid.bench.ours:upscaler",
-        settings=({"engine": "auto", "precision": "auto", "tile": "auto"},),
-    ),
+    _ours("auto", "auto", name="hatvid auto"),
     _ours("eager", "fp32"),
     _ours("eager", "bf16"),
     _ours("openvino", "fp32"),

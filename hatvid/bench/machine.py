@@ -52,7 +52,8 @@ def allowed_cpus() -> list[int]:
     else:
         cpus = list(range(os.cpu_count() or 1))
     seen: set[str] = set()
-    first, rest = [], []
+    first: list[int] = []
+    rest: list[int] = []
     for cpu in cpus:
         core = _core(cpu)
         (rest if core in seen else first).append(cpu)
@@ -86,7 +87,7 @@ def native_bf16() -> bool:
 def machine_facts(threads: int) -> dict[str, Any]:
     """Plain values, for JSON and for a line above the table."""
     model, flags = _cpuinfo()
-    facts = {
+    facts: dict[str, Any] = {
         "cpu": model or platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(logical=False),
         "cpus": psutil.cpu_count(),

@@ -19,7 +19,7 @@ from hatvid.engine import TileSpec
 from hatvid.engine.fidelity import probe
 from hatvid.errors import OptionError
 from hatvid.model.hat import HAT, HATConfig
-from hatvid.model.zoo import load_model
+from hatvid.model.zoo import load_model, resolve_model
 
 __all__ = ["Network", "moving_frames", "network", "published_flops", "redraw", "task"]
 
@@ -63,7 +63,8 @@ def network(name: str, scale: int | None = None) -> Network:
         raise OptionError(f"{name} upscales by {model.scale}; leave out --scale")
     theirs = networks.published(model.config)
     theirs.load_state_dict(model.state_dict(), strict=True)
-    return Network(name=name, config=model.config, trained=True, published=theirs)
+    known = resolve_model(name).name  # without the folder of a file
+    return Network(name=known, config=model.config, trained=True, published=theirs)
 
 
 @torch.no_grad()
@@ -121,6 +122,7 @@ def task(
     *,
     threads: int,
     native_bf16: bool,
+    clip: bool = False,
 ) -> Task:
     """Write weights and frames to a folder.
 
@@ -143,4 +145,5 @@ def task(
         frames=str(pictures),
         threads=threads,
         native_bf16=native_bf16,
+        clip=clip,
     )

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from hatvid.bench.runner import Array, Frames, Runner, Sequential, Task
 from hatvid.model.hat import HAT, HATConfig
-from hatvid.options import EngineOptions, TileOptions
+from hatvid.options import WINDOW, EngineOptions, TileOptions
 from hatvid.upscaler import Upscaler
 
 __all__ = ["upscaler"]
@@ -19,8 +19,12 @@ __all__ = ["upscaler"]
 def upscaler(task: Task, settings: Mapping[str, Any]) -> Runner:
     """Settings: ``engine`` and ``precision``, and ``tile`` (see the options of those names).
 
-    Nothing is kept on disk or taken from there.
+    Without ``tile`` a clip's frames go through whole; a tile is one tile. Nothing is kept on
+    disk or taken from there.
     """
+    tile = settings.get("tile")
+    if tile is None:
+        tile = 0 if task.clip else -(-max(task.height, task.width) // WINDOW) * WINDOW
     network = HAT(HATConfig(**task.network)).eval()
     network.load_state_dict(load_file(task.weights), strict=True)
     torch.set_num_threads(task.threads)
@@ -33,7 +37,7 @@ def upscaler(task: Task, settings: Mapping[str, Any]) -> Runner:
             device="cpu",
             threads=task.threads,
         ),
-        tile_options=TileOptions(tile=settings["tile"]),
+        tile_options=TileOptions(tile=tile),
     )
     chosen = ours.warm_up(task.height, task.width)
 

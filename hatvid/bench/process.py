@@ -76,7 +76,7 @@ class ContestantProcess:
         try:
             self._popen.stdin.write(json.dumps(request) + "\n")
             self._popen.stdin.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # it has ended; or was closed, here
             raise EngineError(self._ending()) from error
         try:
             line = self._answers.get(timeout=seconds)

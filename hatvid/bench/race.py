@@ -95,6 +95,7 @@ def race(
             folder,
             threads=conditions.threads,
             native_bf16=conditions.native_bf16,
+            clip=clip is not None,
         )
         flops = published_flops(network.published, network.config, height, width)
         start = _Start(given, folder, conditions, stack, lambda text: tell(f"{about}: {text}"))

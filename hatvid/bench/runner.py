@@ -51,6 +51,9 @@ class Task:
     native_bf16: bool = False
     """Whether this CPU computes in bf16."""
 
+    clip: bool = False
+    """The frames are a clip's; else each is what an engine gets at once."""
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON; :meth:`from_dict` reads it back."""
         return asdict(self)

@@ -178,9 +178,11 @@ def _print(result: RaceResult, markdown: bool) -> None:
 
     from hatvid.bench.race_table import heading, notes, table
 
-    click.echo(f"{heading(result)}\n")
-    Console(width=250, highlight=False).print(table(result, markdown=markdown))
-    click.echo("")
+    console = Console(width=250, highlight=False)
+    with console.capture() as captured:
+        console.print(table(result, markdown=markdown))
+    rows = [row.rstrip() for row in captured.get().splitlines() if row.strip()]
+    click.echo("\n".join([one_line(heading(result)), "", *rows, ""]))
     for line in notes(result):
         click.echo(f"- {one_line(line)}" if markdown else one_line(line))
     click.echo("")

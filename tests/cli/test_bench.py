@@ -55,12 +55,6 @@ def test_kernels(hatvid: Callable[..., Any]) -> None:
     assert {row[3].strip() for row in rows[2:]} == {"sm_80", "sm_89", "sm_90"}
 
 
-def test_without_an_option_it_tells_what_there_is(hatvid: Callable[..., Any]) -> None:
-    done = hatvid("bench")
-    assert (done.code, done.err) == (0, "")
-    assert "--traffic" in done.out
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
