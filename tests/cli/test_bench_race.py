@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,7 @@ import psutil
 import pytest
 
 from hatvid.bench.contestants import REFERENCE, Contestant
+from hatvid.bench.process import CAN_STOP
 
 
 def pretending(name: str, side: Any, build: str = "pretend", **settings: Any) -> Contestant:
@@ -145,6 +149,51 @@ def test_what_is_refused_before_anything_is_measured(
     assert text in done.err
     assert len(done.err.splitlines()) == 1
     assert not psutil.Process().children()
+
+
+BROKEN_OFF = """
+import sys
+from hatvid.bench import contestants
+from hatvid.bench.contestants import REFERENCE, Contestant
+from hatvid.cli.main import main
+def one(name, side, build, **settings):
+    return Contestant(name=name, side=side, build=f"racers:{build}", settings=(settings,))
+contestants.CONTESTANTS = (
+    one(REFERENCE, "rival", "spin"),
+    one("stopped", "ours", "spin"),
+    one("waiting", "ours", "hang"),
+)
+main(["bench", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.xfail(not CAN_STOP, reason="no signals to a process on Windows", run=False)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_leaves_nobody(
+    asked: tuple[str, ...], tmp_path: Path, number: int, code: int
+) -> None:
+    """While one is being built and the others are stopped."""
+    path = os.pathsep.join(path for path in sys.path if path)
+    with subprocess.Popen(
+        [sys.executable, "-c", BROKEN_OFF, *asked[1:]],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(tmp_path)},
+    ) as program:
+        assert program.stderr is not None
+        for line in program.stderr:
+            if "starting waiting" in line:
+                break
+        children = psutil.Process(program.pid).children()
+        while len(children) < 3:  # the one that waits is about to be started
+            children = psutil.Process(program.pid).children()
+        program.send_signal(number)
+        said = program.stderr.read()
+        assert program.wait(60) == code, said
+    assert said.splitlines()[-1].startswith("hatvid: ")
+    assert not any(child.is_running() for child in children)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_spandrel(
