@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from hatvid.jobs.picture_plan import PicturePlan
 from hatvid.jobs.progress import Progress, Silent, Started
 from hatvid.options import SizeOptions
 from hatvid.resampling import resample
+from hatvid.reuse import Reused
 from hatvid.upscaler import Upscaler
 from hatvid.video.picture_files import encode_picture, fitted
 from hatvid.video.picture_names import picture_format
@@ -26,6 +27,8 @@ from hatvid.video.resize import target_size
 from hatvid.video.stills import Picture, read_picture
 
 __all__ = ["PictureReceipt", "place_file", "run_pictures"]
+
+_Network = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +41,7 @@ class PictureReceipt:
         frames: how many pictures were upscaled and written.
         width: of the largest output.
         height: of that one.
+        reused: how many tiles took the result of one before.
         seconds: from the first picture to the last byte.
         notes: everything that was said, one line each.
     """
@@ -50,6 +54,7 @@ class PictureReceipt:
     model: str
     engine: str
     precision: str
+    reused: Reused
     seconds: float
     notes: tuple[str, ...]
 
@@ -131,6 +136,7 @@ class _Run:
     unread: list[InputError] = field(default_factory=list)
     largest: tuple[int, int] = (0, 0)
     done: int = 0
+    reused: Reused = field(default_factory=Reused)
     facts: Started | None = None
 
     def carry_out(self) -> PictureReceipt:
@@ -152,6 +158,7 @@ class _Run:
                     writer.put(last)
                 last = target, self._upscaled(path, target, picture)
                 self.done += 1
+                self.progress.reused(self.reused)
                 self.progress.advanced(self.done)
             writer.finish()
         for text, times in self.said.items():
@@ -174,6 +181,7 @@ class _Run:
             model=self.facts.model,
             engine=self.facts.engine,
             precision=self.facts.precision,
+            reused=self.reused,
             seconds=time.monotonic() - began,
             notes=tuple(self.notes),
         )
@@ -199,7 +207,7 @@ class _Run:
             self.progress.started(self.facts)
         while True:
             try:
-                return _enlarged(picture, self.upscaler, wide, high)
+                return _enlarged(picture, self._run, wide, high)
             except OutOfMemoryError as error:
                 if not self.upscaler.shrink(height, width):
                     raise OutOfMemoryError(f"{path}: {error}") from error
@@ -210,6 +218,12 @@ class _Run:
                 )
             except EngineError as error:
                 raise EngineError(f"{path}: {error}") from error
+
+    def _run(self, rgb: Tensor) -> Tensor:
+        counted: list[Reused] = []
+        larger = self.upscaler(rgb, reused=counted.append)
+        self.reused += counted[0]
+        return larger
 
     def _say(self, path: Path, text: str) -> None:
         """Once when it is first met, so that many pictures do not say it many times."""
@@ -249,7 +263,7 @@ class _Run:
         ) from first
 
 
-def _enlarged(picture: Picture, upscaler: Upscaler, width: int, height: int) -> Picture:
+def _enlarged(picture: Picture, run: _Network, width: int, height: int) -> Picture:
     """The picture through the network, and resampled where that gives another size.
 
     Gray goes in as three equal channels, and their mean comes out. Alpha goes the same
@@ -263,16 +277,16 @@ def _enlarged(picture: Picture, upscaler: Upscaler, width: int, height: int) -> 
     rgb, alpha = picture.rgb[None], picture.alpha
     if alpha is not None:
         rgb = _spread(rgb, (alpha[None] > 0).to(rgb.dtype))
-    larger = _through(rgb, upscaler, width, height)
+    larger = _through(rgb, run, width, height)
     if picture.gray:
         larger = larger.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     if alpha is not None:
-        alpha = _larger_alpha(alpha[None], upscaler, width, height)[0]
+        alpha = _larger_alpha(alpha[None], run, width, height)[0]
     return replace(picture, rgb=larger[0], alpha=alpha)
 
 
-def _through(rgb: Tensor, upscaler: Upscaler, width: int, height: int) -> Tensor:
-    larger = resample(upscaler(rgb), height, width).cpu()
+def _through(rgb: Tensor, run: _Network, width: int, height: int) -> Tensor:
+    larger = resample(run(rgb), height, width).cpu()
     if not torch.isfinite(larger).all():
         raise EngineError(
             "the network gave values that are no numbers even in fp32; look at the checkpoint "
@@ -281,12 +295,12 @@ def _through(rgb: Tensor, upscaler: Upscaler, width: int, height: int) -> Tensor
     return larger
 
 
-def _larger_alpha(alpha: Tensor, upscaler: Upscaler, width: int, height: int) -> Tensor:
+def _larger_alpha(alpha: Tensor, run: _Network, width: int, height: int) -> Tensor:
     high = interpolate(max_pool2d(alpha, 3, 1, 1), (height, width))
     low = -interpolate(max_pool2d(-alpha, 3, 1, 1), (height, width))
     if torch.equal(low, high):
         return low
-    larger = _through(alpha.expand(-1, 3, -1, -1), upscaler, width, height)
+    larger = _through(alpha.expand(-1, 3, -1, -1), run, width, height)
     return larger.mean(1, keepdim=True).clamp(low, high)
 
 
