@@ -44,18 +44,20 @@ class Contestant:
         return int(self.settings[0].get("tile", 0))
 
 
-def _ours(engine: str, precision: str, *, name: str = "") -> Contestant:
+def _ours(
+    engine: str, precision: str, *, name: str = "", streams: int | Literal["auto"] = 1
+) -> Contestant:
     return Contestant(
         name=name or f"hatvid {engine} {precision}",
         side="ours",
         build="hatvid.bench.ours:upscaler",
-        settings=({"engine": engine, "precision": precision},),
+        settings=({"engine": engine, "precision": precision, "streams": streams},),
         needs_bf16=precision == "bf16",
     )
 
 
 OURS = (
-    _ours("auto", "auto", name="hatvid auto"),
+    _ours("auto", "auto", name="hatvid auto", streams="auto"),
     _ours("eager", "fp32"),
     _ours("eager", "bf16"),
     _ours("openvino", "fp32"),

@@ -79,6 +79,8 @@ def redraw(module: nn.Module, config: HATConfig, seed: int = 1) -> None:
     for name, value in module.named_parameters():
         if name.endswith("relative_position_bias_table") or ".attention." in name:
             value.normal_(std=1.0, generator=random)
+            if name.endswith("attention.1.bias"):
+                value.abs_().add_(1.0)  # of few hidden channels none may lie behind a dead ReLU
         elif "norm" in name and name.endswith("weight"):
             value.uniform_(0.5, 2.0, generator=random)
         elif name.endswith("bias"):

@@ -10,17 +10,18 @@ from safetensors.torch import load_file
 
 from hatvid.bench.runner import Array, Frames, Runner, Sequential, Task
 from hatvid.model.hat import HAT, HATConfig
-from hatvid.options import WINDOW, EngineOptions, TileOptions
+from hatvid.options import WINDOW, EngineOptions, ReuseOptions, TileOptions
 from hatvid.upscaler import Upscaler
 
 __all__ = ["upscaler"]
 
 
 def upscaler(task: Task, settings: Mapping[str, Any]) -> Runner:
-    """Settings: ``engine`` and ``precision``, and ``tile`` (see the options of those names).
+    """Settings: ``engine``, ``precision`` and ``streams``, and ``tile`` (see the options of
+    those names).
 
     Without ``tile`` a clip's frames go through whole; a tile is one tile. Nothing is kept on
-    disk or taken from there.
+    disk or taken from there, and nothing is reused.
     """
     tile = settings.get("tile")
     if tile is None:
@@ -36,8 +37,10 @@ def upscaler(task: Task, settings: Mapping[str, Any]) -> Runner:
             precision=settings["precision"],
             device="cpu",
             threads=task.threads,
+            streams=settings["streams"],
         ),
         tile_options=TileOptions(tile=tile),
+        reuse=ReuseOptions(mode="off"),
     )
     chosen = ours.warm_up(task.height, task.width)
 
@@ -46,6 +49,12 @@ def upscaler(task: Task, settings: Mapping[str, Any]) -> Runner:
         return larger
 
     told = {"engine": chosen.engine, "precision": chosen.precision, "tiles": chosen.tiles}
+    # As a job does: as many frames at once as fill a batch.
+    step = max(1, chosen.batch // chosen.tiles)
+    if step > 1:
+        told["frames at once"] = step
     if chosen.chunked:
         told["chunked"] = True
-    return Sequential(Frames.of(task), upscale, precision=chosen.precision, settings=told)
+    return Sequential(
+        Frames.of(task), upscale, precision=chosen.precision, settings=told, step=step
+    )
