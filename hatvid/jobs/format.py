@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from hatvid.errors import OptionError
 from hatvid.jobs.job import Job
-from hatvid.model.catalog import EMBEDDED
+from hatvid.jobs.scales import scale_reaching
 from hatvid.options import InputOptions
 from hatvid.video.color import ColorTags, assumed, retagged
 from hatvid.video.containers import Container
@@ -75,10 +75,7 @@ def scale_for(job: Job, info: SourceInfo) -> int:
     """The scale of the model: the job's, or the smallest embedded one that reaches its size."""
     if job.scale is not None:
         return job.scale
-    width, height = target_size(info.width, info.height, 1, job.options.size)
-    scales = sorted(model.scale for model in EMBEDDED)
-    reach = [s for s in scales if s * info.width >= width and s * info.height >= height]
-    return reach[0] if reach else scales[-1]
+    return scale_reaching(job.options.size, info.width, info.height)
 
 
 def plan_output(job: Job, container: Container, info: SourceInfo, scale: int) -> OutputPlan:

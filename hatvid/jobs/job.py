@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hatvid.errors import InputError, OptionError, OutputError, OutputExistsError
 from hatvid.jobs.picture_plan import PicturePlan, check_pattern_output, plan_pictures
+from hatvid.jobs.scales import own_scale
 from hatvid.model.zoo import ResolvedModel, resolve_model
 from hatvid.options import DEFAULT_MODEL, JobOptions
 from hatvid.selectors import PIPE
@@ -81,7 +82,7 @@ def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
     sized = options.size.width is not None or options.size.height is not None
     scale = options.scale
     if scale is None and not own_upscaler and options.model != DEFAULT_MODEL:
-        scale = _own_scale(options.model)
+        scale = own_scale(options.model)
     elif scale is None and not sized:
         scale = 4
     notes: list[str] = []
@@ -123,16 +124,6 @@ def said_of_scale(name: str, network: int, wanted: int) -> list[str]:
     if network == wanted:
         return []
     return [f"{name} upscales by {network}: its output is reduced to {wanted} times, bicubic"]
-
-
-def _own_scale(model: str) -> int:
-    """What a model gives if nothing else is asked for."""
-    found = resolve_model(model)
-    if found.scale is not None:
-        return found.scale
-    from hatvid.model.zoo import load_model  # torch, which only the file needs
-
-    return load_model(model).scale
 
 
 def _default_output(options: JobOptions, scale: int | None, notes: list[str]) -> Path:

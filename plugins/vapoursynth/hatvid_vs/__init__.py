@@ -4,7 +4,6 @@
 
     from hatvid_vs import upscale
 
-    clip = clip.resize.Bicubic(format=vs.RGBS, matrix_in_s="709")
     clip = upscale(clip, scale=4)
 
 Where vs-mlrt's OpenVINO plugin is installed too, import this before ``vs.core`` is used:
@@ -18,12 +17,26 @@ import importlib
 from contextlib import suppress
 from typing import Literal
 
-import numpy as np
-import torch
 import vapoursynth as vs
 
-from hatvid import HatvidError, Upscaler
-from hatvid.options import DEFAULT_MODEL, EngineName, Precision
+from hatvid.codepoints import CHROMA_LOCATIONS, MATRICES, RANGES
+from hatvid.errors import HatvidError, OptionError
+from hatvid.jobs.scales import own_scale, scale_reaching
+from hatvid.model.zoo import resolve_model
+from hatvid.options import (
+    DEFAULT_MODEL,
+    ColorOptions,
+    EngineName,
+    EngineOptions,
+    Precision,
+    SizeOptions,
+    TileOptions,
+)
+from hatvid.video.resize import target_size
+from hatvid.video.vs_frames import layout_of
+from hatvid_vs.loading import upscaler_for
+from hatvid_vs.nodes import enlarged, labelled
+from hatvid_vs.pictures import Enlarger, Reading, Shape
 
 __all__ = ["upscale"]
 
@@ -31,74 +44,176 @@ __all__ = ["upscale"]
 with suppress(ImportError, OSError):
     importlib.import_module("hatvid.engine.openvino")
 
+_FLOATS = (vs.RGBS, vs.RGBH)
+_MOST_STREAMS = 32
+
 
 def upscale(
     clip: vs.VideoNode,
     *,
-    scale: int = 4,
+    scale: int | None = None,
+    width: int | None = None,
+    height: int | None = None,
     model: str = DEFAULT_MODEL,
     engine: EngineName = "auto",
     precision: Precision = "auto",
     tile: int | Literal["auto"] = "auto",
     overlap: int | Literal["auto"] = "auto",
+    batch: int | Literal["auto"] = "auto",
     device: str = "auto",
     threads: int | None = None,
+    num_streams: int = 1,
+    matrix_in_s: str | None = None,
+    range_in_s: str | None = None,
+    chromaloc_in_s: str | None = None,
 ) -> vs.VideoNode:
-    """Make a clip larger with HAT; frame properties are kept.
+    """Make a clip larger with HAT: the pixels of the command line.
+
+    RGB of any kind is taken as it is. YUV and GRAY of 8 to 16 bits are read by their
+    frames' ``_Matrix``, ``_Range`` and ``_ChromaLocation``, as ``hatvid upscale`` reads a
+    video, and written likewise; what is not said is assumed by the command line's rule,
+    told once, and tagged.
 
     Args:
-        clip: RGBS, of constant format and size.
-        scale: what comes out; a larger model is reduced to it.
+        clip: of constant format and size.
+        scale: what comes out; a larger model is reduced to it. None is the model's, 4, or
+            what ``width`` and ``height`` need.
+        width: of the output, by an antialiased bicubic behind the model; alone it keeps
+            the aspect.
+        height: likewise.
         model: a known name, the path of a checkpoint, or ``auto``: the embedded model
             of that scale.
         engine: see :class:`hatvid.options.EngineOptions`, as ``precision``, ``device``
             and ``threads``.
         precision: what the network computes in.
-        tile: see :class:`hatvid.options.TileOptions`, as ``overlap``.
+        tile: see :class:`hatvid.options.TileOptions`, as ``overlap`` and ``batch``.
         overlap: input pixels that neighbouring tiles share.
+        batch: tiles in one call of the engine; of frames that are one tile, as many are
+            computed at once.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         threads: CPU threads for the network.
+        num_streams: batches on their way at once: one is read and written while another
+            is in the network.
+        matrix_in_s: what the clip's matrix is, whatever its frames say: ``709``,
+            ``170m``, ``470bg``, ``2020ncl`` and the like.
+        range_in_s: likewise: ``limited`` or ``full``.
+        chromaloc_in_s: likewise: ``left``, ``center``, ``topleft`` and the like.
 
     Returns:
-        RGBS, ``scale`` times as wide and high, not clamped. The pixels are those of
-        :class:`hatvid.Upscaler`.
+        The clip in the same format, with the same times and frame properties, but for
+        ``_SARNum`` and ``_SARDen`` where the aspect changes, the colours that were
+        assumed, and ``_Alpha``, which is left out. RGB in floating point is not clamped.
 
     Raises:
         vapoursynth.Error: the clip or an option does not fit; the text begins with
             ``hatvid:``.
     """
-    if clip.format is None or not clip.width or not clip.height:
-        raise vs.Error("hatvid: the clip's format or size varies; make it constant by resize first")
-    if clip.format.id != vs.RGBS:
-        raise vs.Error(
-            f"hatvid: the clip is {clip.format.name}, not RGBS; convert it first: "
-            'clip.resize.Bicubic(format=vs.RGBS, matrix_in_s="709")'
-        )
     try:
-        upscaler = Upscaler.from_checkpoint(
-            model,
+        return _upscaled(
+            clip,
             scale=scale,
-            engine=engine,
-            precision=precision,
-            tile=tile,
-            overlap=overlap,
-            batch=1,
-            device=device,
-            threads=threads,
+            size=SizeOptions(width=width, height=height),
+            model=model,
+            engine=EngineOptions(
+                engine=engine, precision=precision, device=device, threads=threads
+            ),
+            tile=TileOptions(tile=tile, overlap=overlap, batch=batch),
+            streams=num_streams,
+            colors=_colors(matrix_in_s, range_in_s, chromaloc_in_s),
         )
-        upscaler.warm_up(clip.height, clip.width)
     except HatvidError as error:
         raise vs.Error(f"hatvid: {error}") from error
-    # keep: every frame starts as a copy of one blank frame, which is then filled.
-    canvas = clip.std.BlankClip(width=clip.width * scale, height=clip.height * scale, keep=True)
 
-    def enlarge(n: int, f: list[vs.VideoFrame]) -> vs.VideoFrame:
-        planes = [torch.from_numpy(np.array(f[1][index])) for index in range(3)]
-        larger = upscaler(torch.stack(planes).unsqueeze(0))[0].cpu().numpy()
-        frame = f[0].copy()
-        for index in range(3):
-            np.copyto(np.asarray(frame[index]), larger[index])
-        return frame
 
-    enlarged = canvas.std.ModifyFrame([canvas, clip], enlarge)
-    return enlarged.std.CopyFrameProps(clip)
+def _upscaled(
+    clip: vs.VideoNode,
+    *,
+    scale: int | None,
+    size: SizeOptions,
+    model: str,
+    engine: EngineOptions,
+    tile: TileOptions,
+    streams: int,
+    colors: ColorOptions,
+) -> vs.VideoNode:
+    _check(clip)
+    if scale not in (None, 2, 3, 4):
+        raise OptionError(f"scale is {scale}; choose 2, 3 or 4")
+    if not 1 <= streams <= _MOST_STREAMS:
+        raise OptionError(f"num_streams is {streams}; choose 1 to {_MOST_STREAMS}")
+    sized = size != SizeOptions()
+    if scale is None and model != DEFAULT_MODEL:
+        scale = own_scale(model)
+    elif scale is None:
+        scale = scale_reaching(size, clip.width, clip.height) if sized else 4
+    before = clip.width, clip.height
+    after = _target(clip, scale, size)
+    upscaler = upscaler_for(
+        clip.height,
+        clip.width,
+        model=model,
+        # Resampled once, from all that the network gives, to a size asked for.
+        scale=resolve_model(model, scale).scale if sized else scale,
+        engine=engine,
+        tile=tile,
+    )
+    facts = upscaler.describe(clip.height, clip.width)
+    layout = layout_of(clip.format)
+    reading = None
+    if layout is not None:
+        reading = Reading(layout, clip.height, clip.width, colors=colors, say=_say)
+    larger = enlarged(
+        clip,
+        Enlarger(upscaler, layout, height=after[1], width=after[0]),
+        reading,
+        width=after[0],
+        height=after[1],
+        # As many as fill the engine's batch.
+        batch=min(max(1, facts.batch // facts.tiles), clip.num_frames),
+        streams=streams,
+    )
+    return labelled(larger, clip, Shape(before, after, reading))
+
+
+def _check(clip: vs.VideoNode) -> None:
+    form = clip.format
+    if form is None or form.color_family == vs.UNDEFINED or not clip.width or not clip.height:
+        raise OptionError("the clip's format or size varies; make it constant by resize first")
+    if form.id in _FLOATS or layout_of(form) is not None:
+        return
+    kind = {vs.YUV: "YUV444P16", vs.GRAY: "GRAY16", vs.RGB: "RGBS"}[form.color_family]
+    raise OptionError(
+        f"the clip is {form.name}, of which there is no reading here; convert it first: "
+        f"clip.resize.Bicubic(format=vs.{kind})"
+    )
+
+
+def _target(clip: vs.VideoNode, scale: int, size: SizeOptions) -> tuple[int, int]:
+    """(width, height) of the output."""
+    form = clip.format
+    width, height = target_size(clip.width, clip.height, scale, size)
+    across, down = 1 << form.subsampling_w, 1 << form.subsampling_h
+    if width % across or height % down:
+        raise OptionError(
+            f"{form.name} has no size of {width}x{height}; choose a width of {across} times and a "
+            f"height of {down} times a whole number"
+        )
+    return width, height
+
+
+def _colors(matrix: str | None, extent: str | None, location: str | None) -> ColorOptions:
+    for name, given, table in (
+        ("matrix_in_s", matrix, MATRICES),
+        ("range_in_s", extent, RANGES),
+        ("chromaloc_in_s", location, CHROMA_LOCATIONS),
+    ):
+        if given is not None and given not in table:
+            known = ", ".join(table)
+            raise OptionError(f"{name} {given!r} is not known; choose one of {known}")
+    return ColorOptions.named(
+        matrix=matrix, primaries=None, transfer=None, extent=extent, chroma_location=location
+    )
+
+
+def _say(text: str) -> None:
+    vs.core.log_message(vs.MESSAGE_TYPE_INFORMATION, f"hatvid: {text}")
