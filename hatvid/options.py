@@ -30,6 +30,7 @@ __all__ = [
     "Precision",
     "ReuseMode",
     "ReuseOptions",
+    "ScriptOptions",
     "SizeOptions",
     "StreamOptions",
     "TileOptions",
@@ -319,6 +320,28 @@ class StreamOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScriptOptions:
+    """How a VapourSynth script is run, where the input is one."""
+
+    args: Mapping[str, str] = field(default_factory=dict)
+    """Global names that the script finds, as with ``vspipe --arg``."""
+
+    output_index: int = 0
+    """Which of its outputs."""
+
+    streams_from: Path | None = None
+    """A file whose other streams, chapters and tags the output gets: the script's frames
+    take the place of its video."""
+
+    def __post_init__(self) -> None:
+        if self.output_index < 0:
+            raise OptionError(f"output index is {self.output_index}; it must be 0 or more")
+        wrong = [name for name in self.args if not name.isidentifier() or name.startswith("__")]
+        if wrong:
+            raise OptionError(f"--arg {wrong[0]!r} is no name that a script could use")
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobOptions:
     """One video from file to file."""
 
@@ -342,6 +365,7 @@ class JobOptions:
     reading: InputOptions = InputOptions()
     size: SizeOptions = SizeOptions()
     streams: StreamOptions = StreamOptions()
+    script: ScriptOptions = ScriptOptions()
 
     start: TimePoint | None = None
     """The first frame at or after this is the first of the output."""

@@ -9,10 +9,16 @@ from pathlib import Path
 
 from hatvid.errors import OptionError
 
-__all__ = ["PIPE", "StreamSpecifier", "TimePoint"]
+__all__ = ["PIPE", "StreamSpecifier", "TimePoint", "is_script"]
 
 PIPE = Path("-")
 """Standard input or standard output, in place of a file."""
+
+
+def is_script(path: Path) -> bool:
+    """Whether an input is a VapourSynth script, by its name: a program, to be run."""
+    return path.suffix.lower() == ".vpy"
+
 
 _KINDS = {"v": "video", "a": "audio", "s": "subtitle", "d": "data", "t": "attachment"}
 

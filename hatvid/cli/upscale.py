@@ -26,6 +26,7 @@ from hatvid.cli.options import (
     together,
 )
 from hatvid.cli.reuse import given_reuse, reuse_options
+from hatvid.cli.script import given_script, script_options
 from hatvid.options import JobOptions
 
 __all__ = ["job_options", "output_options", "upscale"]
@@ -55,6 +56,7 @@ output_options = together(
     click.option("--start", type=Time(), help="First frame: 12.5, 00:00:12.5 or 300f."),
     click.option("--end", type=Time(), help="First frame left out, likewise."),
     reading_options,
+    script_options,
 )
 
 
@@ -81,7 +83,8 @@ def upscale(**given: Any) -> None:
 
     Every frame keeps its time; sound, subtitles and tags are copied. The output appears
     under its name only when it is whole. INPUT may be - for standard input, a picture, or
-    numbered pictures (frames_%05d.png).
+    numbered pictures (frames_%05d.png). A VapourSynth script (.vpy) is run, and its frames
+    are encoded as they are unless --scale or a size is given.
     """
     options = replace(job_options(given), overwrite=given["overwrite"], verify=given["verify"])
     # Imported here and in this order: a wrong name is answered before torch is loaded.
@@ -109,6 +112,7 @@ def job_options(given: Mapping[str, Any]) -> JobOptions:
         reading=given_reading(given),
         size=given_size(given),
         streams=given_streams(given),
+        script=given_script(given),
         format=given["format"],
         start=given["start"],
         end=given["end"],

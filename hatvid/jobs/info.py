@@ -11,6 +11,8 @@ from hatvid.codepoints import CHROMA_LOCATIONS, PRIMARIES, TRANSFERS, name_of
 from hatvid.errors import HatvidError
 from hatvid.jobs.format import check_fields, plan_frames, plan_output, scale_for
 from hatvid.jobs.job import Job
+from hatvid.jobs.sources import open_source
+from hatvid.selectors import is_script
 from hatvid.video.color import assumed
 from hatvid.video.fates import StreamFate, described
 from hatvid.video.fields import Fields
@@ -18,7 +20,7 @@ from hatvid.video.hdr import Hdr
 from hatvid.video.opening import is_pipe
 from hatvid.video.picture_names import picture_format
 from hatvid.video.scan import Scan, scan
-from hatvid.video.source import SourceInfo, VideoSource
+from hatvid.video.source import SourceInfo
 from hatvid.video.streams import plan_streams
 
 __all__ = ["Outlook", "look"]
@@ -58,13 +60,7 @@ def look(job: Job) -> Outlook:
     output: dict[str, Any] = {}
     fates: tuple[StreamFate, ...] = ()
     refused = None
-    with VideoSource(
-        options.input,
-        reading=options.reading,
-        streams=options.streams,
-        start=options.start,
-        end=options.end,
-    ) as source:
+    with open_source(job) as source:
         info = source.info
         notes += source.notes
         try:
@@ -92,7 +88,7 @@ def look(job: Job) -> Outlook:
                 "pix_fmt": plan.layout.pix_fmt,
                 "options": {} if plan.form is None else dict(plan.form.encoder.options),
                 "colours": plan.tags.describe(),
-                "model": job.model.name if job.model is not None else f"embedded, x{scale}",
+                "model": _model(job, scale),
             }
         except HatvidError as error:
             refused = str(error)
@@ -105,9 +101,15 @@ def look(job: Job) -> Outlook:
         )
 
 
+def _model(job: Job, scale: int) -> str:
+    if job.as_is:
+        return "none: the frames as they are"
+    return job.model.name if job.model is not None else f"embedded, x{scale}"
+
+
 def _scanned(job: Job) -> Scan | None:
     options = job.options
-    if is_pipe(options.input):
+    if is_pipe(options.input) or is_script(options.input):
         return None
     return scan(options.input, reading=options.reading, streams=options.streams)
 

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hatvid.errors import InputError, OptionError, OutputError, OutputExistsError
 from hatvid.jobs.picture_plan import PicturePlan, check_pattern_output, plan_pictures
 from hatvid.jobs.scales import own_scale
 from hatvid.model.zoo import ResolvedModel, resolve_model
-from hatvid.options import DEFAULT_MODEL, JobOptions
-from hatvid.selectors import PIPE
+from hatvid.options import (
+    DEFAULT_MODEL,
+    ColorOptions,
+    InputOptions,
+    JobOptions,
+    ScriptOptions,
+    SizeOptions,
+)
+from hatvid.selectors import PIPE, is_script
 from hatvid.video.containers import CONTAINERS, Container, container_of, format_of
 from hatvid.video.picture_names import is_pattern, is_picture
 
@@ -40,6 +47,7 @@ class Job:
         model: which checkpoint; None where that waits for the scale, or the caller brings
             an upscaler.
         pictures: where pictures become pictures, each by itself.
+        as_is: frames are encoded as a script made them; there is no model.
         notes: what the user should know, one line each.
     """
 
@@ -49,6 +57,7 @@ class Job:
     scale: int | None
     model: ResolvedModel | None
     pictures: PicturePlan | None = None
+    as_is: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -79,9 +88,12 @@ def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
             is needed.
     """
     _check_input(options.input)
+    as_is = _check_script(options)
     sized = options.size.width is not None or options.size.height is not None
     scale = options.scale
-    if scale is None and not own_upscaler and options.model != DEFAULT_MODEL:
+    if as_is:
+        scale = 1
+    elif scale is None and not own_upscaler and options.model != DEFAULT_MODEL:
         scale = own_scale(options.model)
     elif scale is None and not sized:
         scale = 4
@@ -104,7 +116,7 @@ def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
         container = _container(options, output)
         if output != PIPE:
             _check_output(options.input, output, options.overwrite)
-    waits = own_upscaler or (scale is None and options.model == DEFAULT_MODEL)
+    waits = as_is or own_upscaler or (scale is None and options.model == DEFAULT_MODEL)
     model = None if waits else resolve_model(options.model, scale)
     if model is not None and not sized and model.scale is not None and scale is not None:
         notes += said_of_scale(model.name, model.scale, scale)
@@ -115,6 +127,7 @@ def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
         scale=scale,
         model=model,
         pictures=pictures,
+        as_is=as_is,
         notes=tuple(notes),
     )
 
@@ -126,17 +139,53 @@ def said_of_scale(name: str, network: int, wanted: int) -> list[str]:
     return [f"{name} upscales by {network}: its output is reduced to {wanted} times, bicubic"]
 
 
+def _check_script(options: JobOptions) -> bool:
+    """Whether the input is a script whose frames are encoded as they are.
+
+    Raises:
+        OptionError: an option does not go with a script, or needs one.
+    """
+    if not is_script(options.input):
+        if options.script != ScriptOptions():
+            raise OptionError(
+                f"--arg, --output-index and --streams-from are for VapourSynth scripts; "
+                f"{options.input} is none (.vpy)"
+            )
+        return False
+    if options.start is not None or options.end is not None:
+        raise OptionError("a script is taken whole; cut in it, as by clip = clip[100:200]")
+    if replace(options.reading, colors=ColorOptions()) != InputOptions():
+        raise OptionError(
+            "a script says itself how its input is read; of the options for that only --in-matrix "
+            "and the like go with it"
+        )
+    if options.script.streams_from is not None:
+        _check_input(options.script.streams_from)
+    if options.scale is not None or options.size != SizeOptions():
+        return False
+    if options.model != DEFAULT_MODEL:
+        raise OptionError(
+            "a script's frames are encoded as they are; add --scale to have them upscaled by "
+            f"{options.model}"
+        )
+    return True
+
+
 def _default_output(options: JobOptions, scale: int | None, notes: list[str]) -> Path:
     source, size = options.input, options.size
     if source == PIPE:
         raise OptionError("standard input has no name; name the output with -o, or -o - for a pipe")
     suffix = source.suffix
+    if is_script(source):
+        suffix = _FALLBACK
     container = CONTAINERS.get(suffix.lower())
     if not is_picture(source) and (container is None or not container.others):
         cause = "keeps neither times nor colours" if container else "is not written by hatvid"
         kind = suffix or "the input container"
         notes.append(f"{kind} {cause}: the output is {_FALLBACK.removeprefix('.')}")
         suffix = _FALLBACK
+    if scale == 1:
+        return source.with_suffix(suffix)
     if size.width is not None and size.height is not None:
         larger = f"{size.width}x{size.height}"
     elif size.height is not None:

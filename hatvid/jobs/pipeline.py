@@ -7,7 +7,8 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import Protocol
 
-from hatvid.jobs.enlarge import WRITE_BEHIND, Done, Finished, way_for
+from hatvid.jobs.as_is import AsIs
+from hatvid.jobs.enlarge import WRITE_BEHIND, Done, Finished, Way, way_for
 from hatvid.jobs.format import OutputPlan
 from hatvid.upscaler import Description, MendedTile, Upscaler
 from hatvid.video.fates import StreamFate
@@ -64,7 +65,7 @@ class Sink(Protocol):
 def pump(
     source: VideoSource,
     sink: Sink,
-    upscaler: Upscaler,
+    upscaler: Upscaler | None,
     facts: Description,
     plan: OutputPlan,
     done: Done,
@@ -73,6 +74,7 @@ def pump(
     """Bring every frame and every copied packet from the source to the sink.
 
     Args:
+        upscaler: None leaves the frames as they are.
         facts: of the upscaler, for the source's frame size.
         plan: of the output.
         done: told of each batch that has been upscaled, in this thread.
@@ -81,9 +83,13 @@ def pump(
     # As many frames at once as fill the engine's batch.
     frames = max(1, facts.batch // facts.tiles)
     items = source.items(frames, sink.copied)
-    way = way_for(
-        source, upscaler, facts, plan, done, mended, frames=frames, download=not sink.on_device
-    )
+    way: Way
+    if upscaler is None:
+        way = AsIs(source.info, plan, done)
+    else:
+        way = way_for(
+            source, upscaler, facts, plan, done, mended, frames=frames, download=not sink.on_device
+        )
 
     def write(finished: Finished) -> None:
         sink.write(finished.item)

@@ -12,6 +12,7 @@ import torch
 
 from hatvid.engine import resolve_engine
 from hatvid.errors import OutOfMemoryError, OutputError, VerificationError
+from hatvid.jobs.as_is import as_is
 from hatvid.jobs.checks import Check, Verification
 from hatvid.jobs.format import OutputPlan, check_fields, plan_frames, plan_output, scale_for
 from hatvid.jobs.job import Job, said_of_scale
@@ -21,6 +22,7 @@ from hatvid.jobs.pipeline import Sink, pump
 from hatvid.jobs.progress import Progress, Silent, Started
 from hatvid.jobs.receipt import Receipt
 from hatvid.jobs.remarks import Met, remarks
+from hatvid.jobs.sources import given_by, open_source
 from hatvid.jobs.stills import PictureReceipt, place_file, run_pictures
 from hatvid.jobs.verify import verify
 from hatvid.options import JobOptions, SizeOptions
@@ -65,14 +67,7 @@ def run_job(
             return run_pictures(job.pictures, own, size=options.size, progress=progress)
     with ExitStack() as stack:
         while True:
-            with VideoSource(
-                options.input,
-                reading=options.reading,
-                streams=options.streams,
-                start=options.start,
-                end=options.end,
-                device=_decoding_device(options, upscaler),
-            ) as source:
+            with open_source(job, _decoding_device(options, upscaler)) as source:
                 run.note_new(source)
                 for note in check_fields(source.info, options.reading):
                     run.note(note)
@@ -92,14 +87,19 @@ def run_job(
                     )
                 for note in plan.notes:
                     run.note(note)
-                if upscaler is None:
+                if upscaler is None and not job.as_is:
                     upscaler = stack.enter_context(_own_upscaler(job, scale))
-                for note in said_of_scale(upscaler.name, upscaler.network_scale, upscaler.scale):
-                    run.note(note)
+                if upscaler is not None:
+                    _say_of_scale(run, upscaler)
                 try:
                     return run.carry_out(source, plan, streams, upscaler)
                 except OutOfMemoryError as error:
                     run.start_over(source, upscaler, error)
+
+
+def _say_of_scale(run: _Run, upscaler: Upscaler) -> None:
+    for note in said_of_scale(upscaler.name, upscaler.network_scale, upscaler.scale):
+        run.note(note)
 
 
 def _decoding_device(options: JobOptions, upscaler: Upscaler | None) -> torch.device | None:
@@ -161,7 +161,9 @@ class _Run:
         for note in new:
             self.note(note)
 
-    def start_over(self, source: VideoSource, upscaler: Upscaler, error: OutOfMemoryError) -> None:
+    def start_over(
+        self, source: VideoSource, upscaler: Upscaler | None, error: OutOfMemoryError
+    ) -> None:
         """Forget what was done, and take smaller tiles: one output has one tiling.
 
         Raises:
@@ -169,6 +171,8 @@ class _Run:
                 smaller.
         """
         info, options = source.info, self.job.options
+        if upscaler is None:
+            raise error
         before = upscaler.describe(info.height, info.width)
         once = self.job.to_stdout or options.input == PIPE
         if once or not upscaler.shrink(info.height, info.width):
@@ -187,7 +191,7 @@ class _Run:
         source: VideoSource,
         plan: OutputPlan,
         streams: StreamPlan | None,
-        upscaler: Upscaler,
+        upscaler: Upscaler | None,
     ) -> Receipt:
         job = self.job
         if plan.form is None:
@@ -196,13 +200,15 @@ class _Run:
             self.progress.publishing()
             return self._receipt(source, frames, plan, facts, seconds, None)
         with self._destination() as place:
-            device = upscaler.device if upscaler.device.type == "cuda" else None
+            device = None
+            if upscaler is not None and upscaler.device.type == "cuda":
+                device = upscaler.device
             sink = VideoSink(
                 place.file, plan.form, source, cut=job.cut, plan=streams, device=device
             )
             facts, seconds = self._pumped(source, sink, plan, upscaler)
             place.seal()
-            verification = self._verified(place, plan, spoilt=self._spoilt(source, sink))
+            verification = self._verified(source, place, plan, spoilt=self._spoilt(source, sink))
             # From here on the output is whole; breaking off would tell an untruth.
             self.progress.publishing()
             place.publish()
@@ -219,7 +225,7 @@ class _Run:
         return PartialFile(self.job.output, overwrite=self.job.options.overwrite)
 
     def _pumped(
-        self, source: VideoSource, sink: Sink, plan: OutputPlan, upscaler: Upscaler
+        self, source: VideoSource, sink: Sink, plan: OutputPlan, upscaler: Upscaler | None
     ) -> tuple[Description, float]:
         """Bring all frames through the network; what ran them, and for how many seconds."""
         try:
@@ -227,12 +233,15 @@ class _Run:
                 self.note(note)
             # Compiling the network is no part of the frame rate; nor does the precision
             # hang on what the first frame shows.
-            facts = upscaler.warm_up(source.info.height, source.info.width)
-            if upscaler.reuse.tolerance and facts.streamed:
-                self.note(
-                    f"engine {facts.engine} takes whole frames: the reuse tolerance is left out, "
-                    "only frames of the same bytes are reused"
-                )
+            if upscaler is None:
+                facts = as_is(source.info)
+            else:
+                facts = upscaler.warm_up(source.info.height, source.info.width)
+                if upscaler.reuse.tolerance and facts.streamed:
+                    self.note(
+                        f"engine {facts.engine} takes whole frames: the reuse tolerance is left "
+                        "out, only frames of the same bytes are reused"
+                    )
             self.progress.started(self._started(source, plan, facts))
             began = time.monotonic()
             pump(
@@ -265,7 +274,12 @@ class _Run:
         return facts, seconds
 
     def _verified(
-        self, place: PartialFile | StandardOutput, plan: OutputPlan, *, spoilt: bool
+        self,
+        source: VideoSource,
+        place: PartialFile | StandardOutput,
+        plan: OutputPlan,
+        *,
+        spoilt: bool,
     ) -> Verification | None:
         """Compare what was written with the input.
 
@@ -281,6 +295,9 @@ class _Run:
         if isinstance(place, StandardOutput) or options.input == PIPE:
             self.note("not verified: a pipe cannot be read twice")
             return None
+        given = given_by(source, options)
+        if given is not None and options.verify == "full":
+            self.note("the pictures are not compared: the script would have to run twice")
         found = verify(
             options.input,
             place.written,
@@ -288,9 +305,10 @@ class _Run:
             end=options.end,
             reading=options.reading,
             streams=options.streams,
-            quick=options.verify == "quick",
+            quick=options.verify == "quick" or given is not None,
             output_name=output.name,
             tags=plan.tags,
+            given=given,
             advanced=self.progress.verifying,
         )
         # What is broken in the input cannot all come out as it went in: the job has told what

@@ -21,6 +21,7 @@ from hatvid.jobs.verify_frames import (
     timeline,
 )
 from hatvid.jobs.verify_pictures import check_pictures
+from hatvid.jobs.verify_script import Given, stock_of
 from hatvid.jobs.verify_streams import check_streams
 from hatvid.jobs.verify_tags import Part, check_chapters, check_metadata
 from hatvid.options import InputOptions, StreamOptions
@@ -51,6 +52,7 @@ def verify(
     quick: bool = False,
     output_name: str | None = None,
     tags: ColorTags | None = None,
+    given: Given | None = None,
     advanced: Callable[[int], None] | None = None,
 ) -> Verification:
     """Compare an upscaled file with what it was made from.
@@ -66,6 +68,7 @@ def verify(
         output_name: that the output will have, if it has another one yet.
         tags: that the output is to have, where the job converted its colours or filled in
             what the input leaves open.
+        given: by the script that the input is: it is not run again, and ``quick`` is needed.
         advanced: told how many frames of the output are decoded.
 
     Returns:
@@ -80,6 +83,7 @@ def verify(
         reading=reading or InputOptions(),
         streams=streams or StreamOptions(),
         tags=tags,
+        given=given,
     )
     checks = tuple(pair_of.checks(quick, output_name or "", advanced))
     return Verification(input=Path(input), output=Path(output), checks=checks)
@@ -104,7 +108,9 @@ class _Pair:
         reading: InputOptions,
         streams: StreamOptions,
         tags: ColorTags | None,
+        given: Given | None,
     ) -> None:
+        self.given = given
         self.paths = source, target
         self.tags = tags
         self.start, self.end = start, end
@@ -162,6 +168,11 @@ class _Pair:
         yield from _some(check_metadata(self.source, self.target, part))
 
     def _read_input(self) -> Declared:
+        if self.given is not None:
+            self.shown = self.given.shown
+            self.line = timeline(self.shown, self.given.info.time_base)
+            self.source, said = stock_of(self.given, self.options)
+            return said
         self.source = take_stock(self.paths[0], reading=self.reading, wanted=self.options.map)
         self.shown = present(self.source.path, self.source.video, reading=self.reading)
         tick = self.source.stream(self.source.video).time_base

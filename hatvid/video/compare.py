@@ -204,7 +204,8 @@ def likenesses(
         InputError: a file cannot be read.
     """
     reference = _Reference(source, reading, tags)
-    reference.until(0)
+    if measured:
+        reference.until(0)
     for frame in decoded(*output, None):
         stamp = frame.pts if frame.pts is not None else frame.dts
         pts = NO_PTS if stamp is None else stamp

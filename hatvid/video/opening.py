@@ -19,7 +19,7 @@ from av.stream import Disposition, Stream
 
 from hatvid.errors import InputError, OptionError
 from hatvid.options import InputOptions
-from hatvid.selectors import StreamSpecifier
+from hatvid.selectors import StreamSpecifier, is_script
 from hatvid.video.device_frames import hardware_decoder
 from hatvid.video.picture_names import is_pattern, missing_numbers, numbered_files
 
@@ -305,6 +305,11 @@ def _numbered(path: Path, reading: InputOptions, notes: list[str]) -> dict[str, 
 
 
 def _check_file(path: Path) -> None:
+    if is_script(path):
+        raise InputError(
+            f"{path} is a VapourSynth script: a program, which only hatvid upscale and hatvid info "
+            "run; name a video file here"
+        )
     if not os.path.lexists(path):
         raise InputError(f"{path}: no such file; check the name")
     if path.is_dir():

@@ -1,31 +1,54 @@
-"""Clips of known pictures, and what the filter is compared with."""
+"""Clips of known pictures, a tiny network, and an account of what engines run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
 import torch
 import vapoursynth as vs
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hatvid.engine.eager import EagerEngine
+from hatvid.model.hat import HAT, HATConfig
+
+Planes = list[Tensor]
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The smallest HAT there can be, of scale 2: the path of its checkpoint."""
+    torch.manual_seed(2)
+    config = HATConfig(
+        embed_dim=12,
+        depths=(1,),
+        num_heads=(2,),
+        num_feat=8,
+        compress_ratio=3,
+        squeeze_factor=12,
+        upscale=2,
+    )
+    path = tmp_path_factory.mktemp("network") / "tiny.safetensors"
+    save_file({k: v.contiguous() for k, v in HAT(config).state_dict().items()}, path)
+    return str(path)
 
 
 @pytest.fixture(scope="session")
 def clip_of() -> Callable[..., vs.VideoNode]:
-    """A clip that shows these pictures, by number in ``Number``.
+    """A clip that shows these pictures: ``clip_of([(N, h, w), ...], vs.YUV420P8, _Matrix=1)``.
 
-    ``clip_of(pictures, vs.RGBS)``: pictures are (N, planes, H, W), planes of one size, or a
-    list of planes (N, h, w).
+    Each frame says its number in ``Number``.
     """
 
-    def make(planes: torch.Tensor | list[torch.Tensor], form: int, **props: int) -> vs.VideoNode:
-        parts = list(planes.unbind(1)) if isinstance(planes, torch.Tensor) else planes
-        length, height, width = parts[0].shape
+    def make(planes: Sequence[Tensor], form: int, **props: int) -> vs.VideoNode:
+        length, height, width = planes[0].shape
         blank = vs.core.std.BlankClip(format=form, width=width, height=height, length=length)
 
         def fill(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
             frame = f.copy()
-            for index, part in enumerate(parts):
+            for index, part in enumerate(planes):
                 np.copyto(np.asarray(frame[index]), part[n].numpy())
             frame.props["Number"] = n
             frame.props.update(props)
@@ -37,6 +60,32 @@ def clip_of() -> Callable[..., vs.VideoNode]:
 
 
 @pytest.fixture(scope="session")
-def planes_in() -> Callable[[vs.VideoFrame], list[torch.Tensor]]:
+def planes_in() -> Callable[[vs.VideoFrame], Planes]:
     """Copies of a frame's planes."""
     return lambda frame: [torch.from_numpy(np.array(plane)) for plane in frame]
+
+
+@pytest.fixture
+def engine_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tiles each call of an eager engine was given."""
+    calls: list[int] = []
+    run = EagerEngine.run
+
+    def counted(self: EagerEngine, tiles: Tensor) -> Tensor:
+        calls.append(len(tiles))
+        return run(self, tiles)
+
+    monkeypatch.setattr(EagerEngine, "run", counted)
+    return calls
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets how many threads VapourSynth has; they are as before afterwards."""
+    before = vs.core.num_threads
+
+    def choose(count: int) -> None:
+        vs.core.num_threads = count
+
+    yield choose
+    vs.core.num_threads = before
