@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
 # Upscale every video of a folder into another folder.
 #
-#   pipelines/folder.sh INPUT_FOLDER OUTPUT_FOLDER [options of `hatvid upscale`]
+# Run: folder.sh holiday holiday_x4 --scale 4 --crf 16
 #
-# For example: pipelines/folder.sh holiday holiday_x4 --scale 4 --crf 16
-#
+# What stands behind the two folders goes to `hatvid upscale`.
 # Each video keeps its name; one in a container that hatvid does not write (avi, wmv, ...
 # or that keeps no colours, y4m) gets .mkv behind it. A video whose output is there
 # already is skipped, whatever the options: hatvid gives an output its name only when it is whole, so running the

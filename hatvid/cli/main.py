@@ -15,6 +15,7 @@ from hatvid.cli.export import export
 from hatvid.cli.info import info
 from hatvid.cli.lines import one_line
 from hatvid.cli.models import models
+from hatvid.cli.pipelines import pipelines
 from hatvid.cli.preview import preview
 from hatvid.cli.seams import seams
 from hatvid.cli.signals import Interrupted, catch_signals
@@ -31,7 +32,7 @@ def cli() -> None:
     """Make videos larger with HAT, losing nothing."""
 
 
-for _command in (upscale, info, preview, verify, models, export, seams, bench):
+for _command in (upscale, info, preview, verify, models, pipelines, export, seams, bench):
     cli.add_command(_command)
 
 

@@ -254,12 +254,12 @@ def _engine(facts: Started) -> str:
 
 
 def _short(facts: Started) -> str:
-    return f"{facts.model} on {_engine(facts)}"
+    return "encoding" if facts.scale == 1 else f"{facts.model} on {_engine(facts)}"
 
 
 def _headline(facts: Started) -> str:
     frames = f"{facts.frames} frames" if facts.frames else "frames"
-    return (
-        f"hatvid: {facts.input} -> {facts.output}: {frames} to {facts.width}x{facts.height} by "
-        f"{facts.model} on {facts.device} ({_engine(facts)}), {facts.codec} {facts.pix_fmt}"
-    )
+    how = f"to {facts.width}x{facts.height} by {facts.model} on {facts.device} ({_engine(facts)})"
+    if facts.scale == 1:  # of a script
+        how = f"of {facts.width}x{facts.height} as they are"
+    return f"hatvid: {facts.input} -> {facts.output}: {frames} {how}, {facts.codec} {facts.pix_fmt}"

@@ -327,6 +327,7 @@ def _nothing_but_video() -> io.BytesIO:
     file = io.BytesIO()
     with av.open(file, "w", format="nut") as output:
         stream = output.add_mux_stream("rawvideo", width=2, height=2)
+        assert isinstance(stream, av.VideoStream)
         stream.pix_fmt = "gray"
         packet = av.Packet(bytes(4))
         packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, 0, 0, True
