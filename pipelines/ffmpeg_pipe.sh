@@ -2,8 +2,8 @@
 # Upscale in the middle of a pipe: FFmpeg decodes and filters, hatvid upscales, FFmpeg encodes.
 # Run: ffmpeg_pipe.sh input.mkv output.mkv --scale 2
 #
-# What stands behind the two names goes to `hatvid upscale`. Times and colours travel in NUT,
-# as raw video; sound and subtitles are copied from the input by the second FFmpeg. Environment:
+# What stands behind the two names goes to `hatvid upscale`. Times and colours travel as raw
+# video in Matroska; sound and subtitles are copied from the input by the second FFmpeg. Environment:
 # DECODE and ENCODE, options for the two FFmpegs, as DECODE="-vf yadif" ENCODE="-c:v libx265".
 set -euo pipefail
 
@@ -28,7 +28,7 @@ read -ra encode <<<"${ENCODE:--c:v libx264 -crf 16}"
 
 # -copyts: what comes in late (a first frame at 0.1 s) goes out late, beside its sound.
 ffmpeg -v error -nostdin -copyts -i "file:$input" -map 0:v:0 "${decode[@]}" \
-  -c:v rawvideo -f nut - |
-  hatvid upscale - -o - --format nut --progressive --codec rawvideo "$@" |
+  -c:v rawvideo -f matroska - |
+  hatvid upscale - -o - --format mkv --progressive --codec rawvideo "$@" |
   ffmpeg -v error -nostdin -n -copyts -i - -copyts -i "file:$input" \
     -map 0:v:0 -map '1:a?' -map '1:s?' -map '1:t?' -c copy "${encode[@]}" "file:$output"

@@ -162,17 +162,18 @@ def _upscaled(
     reading = None
     if layout is not None:
         reading = Reading(layout, clip.height, clip.width, colors=colors, say=_say)
+    # As many as fill the engine's batch.
+    batch = min(max(1, facts.batch // facts.tiles), clip.num_frames)
     larger = enlarged(
         clip,
         Enlarger(upscaler, layout, height=after[1], width=after[0]),
         reading,
         width=after[0],
         height=after[1],
-        # As many as fill the engine's batch.
-        batch=min(max(1, facts.batch // facts.tiles), clip.num_frames),
+        batch=batch,
         streams=streams,
     )
-    return labelled(larger, clip, Shape(before, after, reading))
+    return labelled(larger, clip, Shape(before, after, reading), batch=batch)
 
 
 def _check(clip: vs.VideoNode) -> None:

@@ -4,11 +4,12 @@ A node of VapourSynth gives one frame at a time. The larger frames of one batch 
 laid below one another in one tall frame, from which each is cut::
 
     clip  ->  every B-th frame from 0, from 1, ... B-1  ->  ModifyFrame: B frames, one tall
-          ->  cut 0, cut 1, ... cut B-1  ->  Interleave
+          ->  cut 0, cut 1, ... cut B-1  ->  Interleave  ->  ModifyFrame: its properties
 
-VapourSynth merges requests of one tall frame, and keeps some of them for those that come
-later. One node's function runs in one thread at a time; with several streams batches take
-turns in as many nodes.
+The tall frame takes the frames that it was made of along, for their properties: asked for
+a second time, they might be rendered a second time. VapourSynth merges requests of one tall
+frame, and keeps some of them for those that come later. One node's function runs in one
+thread at a time; with several streams batches take turns in as many nodes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ __all__ = ["enlarged", "labelled"]
 
 type Planes = tuple[torch.Tensor, ...]
 
+_SOURCE = "_hatvid{}"
+"""The property of a tall frame that holds the n-th frame that it was made of."""
+
 
 def enlarged(
     clip: vs.VideoNode,
@@ -40,7 +44,7 @@ def enlarged(
     batch: int,
     streams: int,
 ) -> vs.VideoNode:
-    """The larger frames, without their properties.
+    """The larger frames, each with all of its batch that it comes from.
 
     Args:
         clip: of constant format and size.
@@ -62,7 +66,7 @@ def enlarged(
     )
     cuts = []
     for stream in range(streams):
-        parts = [padded[stream * batch + number :: turn] for number in range(batch)]
+        parts = [_every(padded, turn, stream * batch + number) for number in range(batch)]
         work = _work(enlarger, reading, rest=frames - stream * batch, turn=turn)
         tall = canvas.std.ModifyFrame([canvas, *parts], work)
         if batch == 1:
@@ -80,18 +84,34 @@ def enlarged(
     return vs.core.std.Interleave(cuts, modify_duration=False)[:frames]
 
 
-def labelled(larger: vs.VideoNode, clip: vs.VideoNode, shape: Shape) -> vs.VideoNode:
-    """Larger frames with the properties of those they come from, and with their times."""
+def _every(clip: vs.VideoNode, turn: int, first: int) -> vs.VideoNode:
+    """One frame of each turn."""
+    if turn == 1:
+        return clip
+    return clip.std.SelectEvery(turn, first, modify_duration=False)
+
+
+def labelled(larger: vs.VideoNode, clip: vs.VideoNode, shape: Shape, *, batch: int) -> vs.VideoNode:
+    """Larger frames with the properties of those they come from, and with their times.
+
+    Args:
+        larger: from :func:`enlarged`.
+        clip: that it was made of.
+        shape: what is to be said of them beside.
+        batch: as it was given there.
+    """
 
     def label(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        source = f.props[_SOURCE.format(n % batch)]
         frame = f.copy()
-        frame.props.update(_told(lambda: shape.changed(f.props)))
+        frame.props.clear()
+        # An alpha of the old size would be none of this frame.
+        frame.props.update({k: v for k, v in source.props.items() if k != "_Alpha"})
+        frame.props.update(_told(lambda: shape.changed(source.props)))
         return frame
 
-    # An alpha of the old size would be none of this frame.
-    same = larger.std.CopyFrameProps(clip).std.RemoveFrameProps("_Alpha")
     times = clip.std.BlankClip(width=larger.width, height=larger.height, keep=True)
-    return times.std.ModifyFrame(same, label)
+    return times.std.ModifyFrame(larger, label)
 
 
 def _work(
@@ -123,6 +143,8 @@ def _work(
             rows = len(place) // len(f[1:])
             for number, made in enumerate(larger):
                 np.copyto(place[number * rows : (number + 1) * rows], made[index].numpy())
+        for number, frame in enumerate(sources):
+            tall.props[_SOURCE.format(number)] = frame
         return tall
 
     return work
