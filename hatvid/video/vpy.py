@@ -79,6 +79,7 @@ class ScriptSource(VideoSource):
             self._clip, self._alpha = self._evaluated(script)
             with self._refusing_frames():
                 first = self._clip.get_frame(0)
+            self._refuse_fields(first.props, 0)
             self._said = tags_of(first.props)
             layout = self._layout()
             begin = self._open_streams(script.streams_from, streams or StreamOptions())
@@ -173,16 +174,7 @@ class ScriptSource(VideoSource):
             )
         layout = layout_of(form)
         if layout is not None and alpha is not None:
-            same = alpha.width, alpha.height, alpha.num_frames
-            if (
-                same != (clip.width, clip.height, clip.num_frames)
-                or alpha.format.bits_per_sample != layout.depth
-                or alpha.format.sample_type != vs.INTEGER
-            ):
-                raise InputError(
-                    f"the alpha of {self._path} is not like its clip; give it the same size, "
-                    "length and depth"
-                )
+            # VapourSynth has seen to it that both are alike.
             name = layout.pix_fmt
             name = name.replace("gbrp", "gbrap") if name.startswith("g") else f"yuva{name[3:]}"
             layout = None if layout.family == "gray" else replace(layout, pix_fmt=name)
@@ -239,11 +231,7 @@ class ScriptSource(VideoSource):
         at = info.start * info.time_base
         begin = info.start
         for number, (frame, alpha) in enumerate(self._rendered()):
-            if number_in(frame.props, "_FieldBased"):
-                raise DecodeError(
-                    f"{self._path}: frame {number} is interlaced (_FieldBased); deinterlace in the "
-                    "script, or if it only says so, clip.std.SetFieldBased(0)"
-                )
+            self._refuse_fields(frame.props, number)
             self._compare(tags_of(frame.props), number)
             planes = planes_of(frame, frame.format.num_planes)
             if alpha is not None:
@@ -274,6 +262,13 @@ class ScriptSource(VideoSource):
         except vs.Error as error:
             where = line_in(self._path, error)
             raise DecodeError(f"{self._path}{where}: {reason_of(error)}") from error
+
+    def _refuse_fields(self, props: Mapping[str, Any], number: int) -> None:
+        if number_in(props, "_FieldBased"):
+            raise DecodeError(
+                f"{self._path}: frame {number} is interlaced (_FieldBased); deinterlace in the "
+                "script, or if it only says so, clip.std.SetFieldBased(0)"
+            )
 
     def _compare(self, tags: ColorTags, number: int) -> None:
         if tags == self._said or any("other colours" in note for note in self.notes):
