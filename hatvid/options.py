@@ -352,7 +352,8 @@ class JobOptions:
     """None writes ``NAME_xS.EXT`` beside the input, ``-`` to standard output."""
 
     scale: int | None = None
-    """None is 4, or the smallest embedded scale that reaches the asked size."""
+    """None is 4, or the smallest embedded scale that reaches the asked size; a script's
+    frames are left as they are."""
 
     model: str = DEFAULT_MODEL
     """A known name, the path of a checkpoint, or ``auto``: the embedded model of

@@ -23,6 +23,7 @@ from hatvid.options import (
     Precision,
     ReuseMode,
     ReuseOptions,
+    ScriptOptions,
     SizeOptions,
     StreamOptions,
     TileOptions,
@@ -76,6 +77,9 @@ def upscale(
     in_chromaloc: str | None = None,
     hwaccel: str | None = None,
     strict: bool = False,
+    args: Mapping[str, str] | None = None,
+    output_index: int = 0,
+    streams_from: str | Path | None = None,
     overwrite: bool = False,
     verify: Literal["full", "quick", "none"] = "full",
     progress: Progress | None = None,
@@ -84,14 +88,19 @@ def upscale(
     """Upscale one video, or pictures, as ``hatvid upscale`` does.
 
     Args:
-        input: a video file, a picture, or numbered pictures; ``-`` is standard input.
+        input: a video file, a picture, numbered pictures, or a VapourSynth script, which is
+            run; ``-`` is standard input.
         output: None writes ``NAME_x4.EXT`` beside the input.
-        scale: None is 4, or what ``width`` and ``height`` need.
+        scale: None is 4 (a script's frames are then left as they are), or what ``width`` and ``height`` need.
         map: stream specifiers as on the command line: ``v:0``, ``a``, ``s:m:language:eng``.
         start: a time as on the command line: ``12.5``, ``00:00:12.5`` or ``300f``.
         end: likewise; the first frame that is left out.
         in_matrix: the input's matrix by FFmpeg's name, whatever it says itself; likewise
             primaries, transfer, range (``limited``, ``full``) and chroma location.
+        args: global names that a VapourSynth script finds.
+        output_index: which output of a script.
+        streams_from: a file whose sound, subtitles, chapters and tags go beside a script's
+            frames.
         progress: told what happens.
         upscaler: runs the frames in place of the one that ``model`` and the engine
             options describe, at its own scale. It stays open.
@@ -147,6 +156,11 @@ def upscale(
             audio=audio,
             subtitles=subtitles,
             map=tuple(StreamSpecifier.parse(text) for text in map),
+        ),
+        script=ScriptOptions(
+            args=dict(args or {}),
+            output_index=output_index,
+            streams_from=None if streams_from is None else Path(streams_from),
         ),
         format=format,
         start=None if start is None else TimePoint.parse(start),

@@ -26,8 +26,8 @@ finally:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--help"], 0, "upscale  Make a video 2, 3 or 4 times larger."),
-        (["-h"], 0, "upscale  Make a video 2, 3 or 4 times larger."),
+        (["--help"], 0, "Make a video 2, 3 or 4 times larger."),
+        (["-h"], 0, "Make a video 2, 3 or 4 times larger."),
         (["upscale", "--help"], 0, "Usage: hatvid upscale [OPTIONS] INPUT"),
         (["--version"], 0, f"hatvid, version {package.__version__}\n"),
         (["upscale", "/gone.mp4"], 1, "no such file"),

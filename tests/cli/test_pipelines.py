@@ -40,7 +40,7 @@ def test_copies_are_equal_and_overwrite_nothing(
     assert not os.access("mine.vpy", os.X_OK)
     (tmp_path / "mine.vpy").write_text("mine")
     done = hatvid("pipelines", "copy", "dvd_film.vpy", "mine.vpy")
-    refusal(done, code=1, says="mine.vpy exists; remove it")
+    refusal(done, code=2, says="mine.vpy exists; remove it")
     assert (tmp_path / "mine.vpy").read_text() == "mine"
 
 

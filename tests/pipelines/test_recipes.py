@@ -21,7 +21,7 @@ def video_of(path: Path) -> tuple[int, int, int, str, int, str]:
     with av.open(str(path)) as container:
         frames = list(container.decode(video=0))
         stream = container.streams.video[0]
-        shape = str(stream.sample_aspect_ratio or 1)
+        shape = str(stream.sample_aspect_ratio)
         first = frames[0]
         return (
             first.width,
@@ -83,7 +83,7 @@ def test_without_an_input_it_says_what_to_give(run: Run, recipe: str) -> None:
 @pytest.mark.parametrize(
     ("recipe", "arguments", "wanted"),
     [
-        ("dvd_film", ["height=64"], (102, 64, 5, "yuv420p10le", 1, "1")),
+        ("dvd_film", ["height=64"], (102, 64, 5, "yuv420p10le", 1, "1/1")),
         ("anime_1080p", ["height=64"], (96, 64, 5, "yuv420p10le", 5, "16/15")),
     ],
 )
