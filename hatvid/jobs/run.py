@@ -264,7 +264,8 @@ class _Run:
                 "please report this"
             )
         self.note_new(source)
-        if upscaler.describe(source.info.height, source.info.width).reuse == "refused":
+        size = source.info.height, source.info.width
+        if upscaler is not None and upscaler.describe(*size).reuse == "refused":
             self.note(
                 f"nothing is reused: engine {facts.engine} in {facts.precision} gave other bits "
                 "for the same tile"

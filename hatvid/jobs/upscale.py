@@ -91,7 +91,8 @@ def upscale(
         input: a video file, a picture, numbered pictures, or a VapourSynth script, which is
             run; ``-`` is standard input.
         output: None writes ``NAME_x4.EXT`` beside the input.
-        scale: None is 4 (a script's frames are then left as they are), or what ``width`` and ``height`` need.
+        scale: None is 4, or what ``width`` and ``height`` need; a script's frames are then
+            left as they are.
         map: stream specifiers as on the command line: ``v:0``, ``a``, ``s:m:language:eng``.
         start: a time as on the command line: ``12.5``, ``00:00:12.5`` or ``300f``.
         end: likewise; the first frame that is left out.
