@@ -80,7 +80,6 @@ class Size(click.ParamType[tuple[int, int]]):
 )
 @click.option(
     "--only",
-    "--contestants",
     multiple=True,
     metavar="NAME,...",
     help="Race these alone, by parts of their names; the published network and the matrix "

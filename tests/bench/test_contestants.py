@@ -77,7 +77,8 @@ def test_weights_are_those_of_the_published_network(
 
 
 def test_every_part_of_a_redrawn_network_is_seen(small: HATConfig) -> None:
-    visible = replace(small, conv_scale=0.5)  # of a CAB
+    # A CAB that weighs something, with a channel attention of which not all is below zero.
+    visible = replace(small, conv_scale=0.5, squeeze_factor=1)
     theirs = published(visible)
     redraw(theirs, visible)
     picture = moving_frames(1, 32, 32)
