@@ -123,6 +123,22 @@ def test_read_ahead_every_batch_is_computed_once(
     assert sorted(asked) == list(range(length))
 
 
+def test_a_short_batch_asks_for_its_own_frames_only(clip_of: ClipOf, network: str) -> None:
+    asked: list[int] = []
+
+    def note(n: int, f: vs.VideoFrame) -> vs.VideoFrame:
+        asked.append(n)
+        return f
+
+    small = clip_of([torch.rand(FRAMES, 16, 16)] * 3, vs.RGBS)
+    for streams in (1, 2):
+        noted = small.std.ModifyFrame(small, note)
+        asked.clear()
+        larger = upscale(noted, model=network, tile=0, batch=4, num_streams=streams, **EAGER)
+        assert larger.get_frame(FRAMES - 1).props["Number"] == FRAMES - 1
+        assert sorted(asked) == [8, 9]
+
+
 def test_tiles_fill_the_batch_as_on_the_command_line(
     clip: vs.VideoNode,
     network: str,
