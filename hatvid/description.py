@@ -37,6 +37,8 @@ class Description:
     batch: int
     fidelity: Fidelity | None
     """What the precision was decided by, if it was."""
+    alone: bool = False
+    """No bit of a tile hangs on its place in a batch."""
     streamed: bool = False
     """Jobs keep several frames on their way, recorded whole."""
     reuse: Literal["off", "on", "untried", "refused"] = "off"

@@ -5,8 +5,9 @@ that the result depends on beside it (:class:`Identity`). A checksum only finds 
 the bytes decide.
 
 Bits may also depend on a tile's slot in its batch: where vectors of the CPU do not fit the
-channels, for one, a sigmoid is computed one by one at the end of the batch. So a tile keeps
-the slot that it has where nothing is reused, and takes only results of the same slot.
+channels, for one, a sigmoid is computed one by one at the end of the batch. Where that may
+be, a tile keeps the slot that it has where nothing is reused, and takes only results of the
+same slot.
 
 What ran out of range and was computed again in fp32 is not kept: it is mended, and told,
 wherever it comes.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -65,9 +66,13 @@ class Identity:
     shape: tuple[int, int, int, int]
     """Of the full batch: bits may depend on it."""
 
+    slots: int
+    """Places in the batch at which a tile may get bits of its own: all, or one."""
+
     chunked: bool
     compiled: bool
     threads: int
+    streams: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +238,7 @@ class TileReuse:
     """Goes through tiles in order, and computes those that were not computed before.
 
     Those that must be computed are packed into batches, however many others lie between
-    them, each in its slot: tile number n in slot n modulo the batch.
+    them; where bits hang on the slot tile number n is computed in slot n modulo the batch.
 
     Args:
         cache: keeps results.
@@ -269,12 +274,12 @@ class TileReuse:
         misses: dict[int, _Miss] = {}
         batch = identity.shape[0]
         for number, tile in enumerate(tiles):
-            slot = number % batch
-            digest = slot, self._digest(tile)
+            digest = number % identity.slots, self._digest(tile)
             place = None if near is None else near.place(number)
-            found = self._found(identity, tile, digest, place, misses.get(slot), near)
+            found = self._found(identity, tile, digest, place, misses.values(), near)
             if found is None or not allowed():
                 found = _Miss(tile, digest, place)
+                slot = len(misses) if identity.slots == 1 else number % batch
                 if slot in misses:
                     self._compute(misses, identity, run)
                     yield from _drained(waiting)
@@ -298,12 +303,13 @@ class TileReuse:
         tile: Tensor,
         digest: Hashable,
         place: Hashable,
-        waits: _Miss | None,
+        misses: Iterable[_Miss],
         near: Near | None,
     ) -> _Miss | Result | None:
-        """A result, or the tile that waits for this slot and is the same."""
-        if waits is not None and waits.digest == digest and _same_bits(waits.tile, tile):
-            return waits
+        """A result, or a tile that waits and is the same."""
+        for miss in misses:
+            if miss.digest == digest and _same_bits(miss.tile, tile):
+                return miss
         stored = self.cache.find(identity, digest, tile)
         if stored is not None:
             return Result(stored.larger, taken=True)

@@ -185,9 +185,11 @@ class TileRunner:
             versions=(hatvid_version(), torch.__version__, library_version(resolved.engine)),
             scale=spec.scale,
             shape=spec.input_shape,
+            slots=resolved.slots(spec.batch),
             chunked=chunked,
             compiled=resolved.compiled,
             threads=resolved.threads,
+            streams=resolved.streams,
         )
 
     def reuses(self, spec: TileSpec, *, chunked: bool = False) -> bool:
@@ -205,7 +207,8 @@ class TileRunner:
             self.warm_up(spec, probe(spec), chunked=chunked)
         identity = self.identity(spec, chunked=chunked)
         if identity not in self._repeatable:
-            self._repeatable[identity] = is_repeatable(self.engine(spec, chunked=chunked))
+            engine = self.engine(spec, chunked=chunked)
+            self._repeatable[identity] = is_repeatable(engine, identity.slots)
             if not self._repeatable[identity]:
                 _log.info("%s gives other bits for the same tile; none is reused", identity)
         return self._repeatable[identity]

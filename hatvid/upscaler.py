@@ -57,7 +57,7 @@ class Upscaler:
 
     A tile of the same bytes as one before takes its result (:mod:`hatvid.reuse`), where
     the engine gives the same bits for the same tile: that is tried when one first comes
-    again. So calls of any frames, in any order, give what they would give alone.
+    again.
 
     Calls from several threads run one after another. Use it as a context manager,
     or call :meth:`close`.
@@ -262,11 +262,7 @@ class Upscaler:
 
     def reuses(self, height: int, width: int) -> bool:
         """Whether a frame of the same bytes may take the result of one before; where that
-        hangs on the engine, it is tried when it is first asked.
-
-        Raises:
-            EngineError: the engine cannot be built, or failed.
-        """
+        hangs on the engine, it is tried when it is first asked."""
         with self._lock, torch.no_grad():
             plan = self._planner.plan(height, width)
             return self._runner.reuses(self._spec(plan), chunked=plan.chunked)
@@ -372,6 +368,7 @@ class Upscaler:
                 chunked=plan.chunked,
                 batch=plan.batch,
                 fidelity=self._runner.fidelity,
+                alone=resolved.slots(plan.batch) == 1,
                 streamed=resolved.streamed,
                 reuse=self._runner.reuse(self._spec(plan), chunked=plan.chunked),
             )

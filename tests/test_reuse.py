@@ -32,9 +32,11 @@ IDENTITY = Identity(
     versions=("1", "2"),
     scale=2,
     shape=(BATCH, 1, 4, 4),
+    slots=BATCH,
     chunked=False,
     compiled=False,
     threads=1,
+    streams=1,
 )
 ENTRY = 16 * 4 * (1 + 4)
 """Bytes of a tile and its result."""
@@ -73,9 +75,15 @@ class Network:
 
 
 def go_through(
-    reuse: TileReuse, tiles: Tensor, network: Network, *, allowed: bool = True, **given: Any
+    reuse: TileReuse,
+    tiles: Tensor,
+    network: Network,
+    *,
+    identity: Identity = IDENTITY,
+    allowed: bool = True,
+    **given: Any,
 ) -> list[Result]:
-    found = reuse.results(tiles, IDENTITY, network, allowed=lambda: allowed, **given)
+    found = reuse.results(tiles, identity, network, allowed=lambda: allowed, **given)
     return [replace(result, larger=result.larger.clone()) for result in found]
 
 
@@ -83,26 +91,31 @@ def stacked(numbers: Sequence[int]) -> Tensor:
     return torch.stack([tile_of(number) for number in numbers]) if numbers else torch.empty(0)
 
 
+ALONE = replace(IDENTITY, slots=1)
+
 calls = st.lists(st.lists(st.integers(0, 6), max_size=12), max_size=6)
 
 
 @settings(max_examples=60, deadline=None)
-@given(calls=calls, entries=st.integers(0, 4), collide=st.booleans())
+@given(calls=calls, entries=st.integers(0, 4), collide=st.booleans(), alone=st.booleans())
 def test_results_are_those_that_would_be_computed(
-    calls: list[list[int]], entries: int, collide: bool
+    calls: list[list[int]], entries: int, collide: bool, alone: bool
 ) -> None:
     cache = TileCache(entries * ENTRY + 5)
     reuse = TileReuse(cache, digest=(lambda tile: 0) if collide else None)
     for numbers in calls:
-        network = Network(by_slot=True)
-        results = go_through(reuse, stacked(numbers), network)
+        network = Network(by_slot=not alone)
+        identity = ALONE if alone else IDENTITY
+        results = go_through(reuse, stacked(numbers), network, identity=identity)
         assert len(results) == len(numbers)
         for place, (number, result) in enumerate(zip(numbers, results, strict=True)):
-            # Each as in a batch of its own slot, see Network.
-            expected = larger_of(tile_of(number)) + place % BATCH / 8
+            expected = larger_of(tile_of(number))
+            if not alone:  # each as in a batch of its own slot, see Network
+                expected += place % BATCH / 8
             assert torch.equal(result.larger, expected)
-        computed = sum(not result.taken for result in results)
-        assert -(-computed // BATCH) <= len(network.batches) <= -(-len(numbers) // BATCH)
+        least = -(-sum(not result.taken for result in results) // BATCH)
+        most = least if alone else -(-len(numbers) // BATCH)
+        assert least <= len(network.batches) <= most
         assert cache.bytes == len(cache) * ENTRY <= cache.budget
 
 
@@ -193,10 +206,11 @@ def test_what_must_be_computed_shares_full_batches() -> None:
     assert torch.equal(second, stacked([4, 5, 3]))
 
 
-def test_a_result_of_another_slot_is_not_taken() -> None:
-    reuse = TileReuse(TileCache(10 * ENTRY))
-    results = go_through(reuse, stacked([1, 1, 1, 1, 1]), Network())
-    assert [result.taken for result in results] == [False, False, False, True, True]
+def test_a_result_of_another_slot_is_taken_only_where_tiles_are_computed_alone() -> None:
+    for identity, taken in ((IDENTITY, [0, 0, 0, 1, 1]), (ALONE, [0, 1, 1, 1, 1])):
+        reuse = TileReuse(TileCache(10 * ENTRY))
+        results = go_through(reuse, stacked([1, 1, 1, 1, 1]), Network(), identity=identity)
+        assert [result.taken for result in results] == taken
 
 
 def test_nothing_is_taken_where_it_is_not_allowed() -> None:

@@ -33,6 +33,19 @@ def network() -> nn.Module:
     return HAT(config).eval()
 
 
+class Small(nn.Module):
+    """A cheap one: every pixel hangs on its neighbours, and on the whole tile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.conv = nn.Conv2d(3, 12, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + x.mean((2, 3), keepdim=True)
+        return nn.functional.pixel_shuffle(self.conv(x), 2)
+
+
 def film() -> Iterator[Tensor]:
     """Held frames, pans, noise, an inset that moves; (1, 3, HEIGHT, WIDTH) each."""
     generator = torch.Generator().manual_seed(6)
@@ -90,7 +103,7 @@ def _shown_again(batch: int, together: int) -> int:
     return again
 
 
-def test_a_small_memory_costs_hits_and_nothing_else(network: nn.Module) -> None:
+def test_a_small_memory_costs_hits_and_nothing_else() -> None:
     options = TileOptions(tile=48, overlap=8)
     frames = torch.rand((2, 3, 100, 150), generator=torch.Generator().manual_seed(1))
     frames[1:] = frames[:1]
@@ -99,7 +112,7 @@ def test_a_small_memory_costs_hits_and_nothing_else(network: nn.Module) -> None:
     for memory in (1, 100):
         reuse = ReuseOptions(memory=memory)
         with Upscaler(
-            network, scale=2, engine_options=EAGER, tile_options=options, reuse=reuse
+            Small(), scale=2, engine_options=EAGER, tile_options=options, reuse=reuse
         ) as up:
             results.append(up(frames))
             hits.append(up.reused.hits)
@@ -108,12 +121,12 @@ def test_a_small_memory_costs_hits_and_nothing_else(network: nn.Module) -> None:
     assert hits[1] == up.reused.tiles // 2
 
 
-def test_threads_in_any_order(network: nn.Module) -> None:
+def test_threads_in_any_order() -> None:
     frames = list(film())
     options = TileOptions(tile=32, overlap=8)
 
     def make(reuse: ReuseOptions) -> Upscaler:
-        return Upscaler(network, scale=2, engine_options=EAGER, tile_options=options, reuse=reuse)
+        return Upscaler(Small(), scale=2, engine_options=EAGER, tile_options=options, reuse=reuse)
 
     with make(OFF) as up:
         expected = [up(frame) for frame in frames]
@@ -149,12 +162,12 @@ def unsteady(
     return Unsteady(module, spec)
 
 
-def test_an_engine_that_gives_other_bits_reuses_nothing(network: nn.Module) -> None:
+def test_an_engine_that_gives_other_bits_reuses_nothing() -> None:
     frames = torch.cat([frame for frame in film() for _ in range(2)])
 
     def run(reuse: ReuseOptions) -> tuple[Reused, str, bool]:
         with Upscaler(
-            network, scale=2, engine_options=EAGER, reuse=reuse, engine_factory=unsteady
+            Small(), scale=2, engine_options=EAGER, reuse=reuse, engine_factory=unsteady
         ) as up:
             up(frames)
             return up.reused, up.describe(HEIGHT, WIDTH).reuse, up.reuses(HEIGHT, WIDTH)
@@ -165,9 +178,7 @@ def test_an_engine_that_gives_other_bits_reuses_nothing(network: nn.Module) -> N
     assert run(OFF) == (Reused(tiles=26), "off", False)
 
 
-def test_the_engine_is_tried_once_and_not_before_something_comes_again(
-    network: nn.Module,
-) -> None:
+def test_the_engine_is_tried_once_and_not_before_something_comes_again() -> None:
     calls = []
 
     class Counted(EagerEngine):
@@ -181,7 +192,7 @@ def test_the_engine_is_tried_once_and_not_before_something_comes_again(
         return Counted(module, spec)
 
     frames = torch.rand((4, 3, 32, 32), generator=torch.Generator().manual_seed(3))
-    with Upscaler(network, scale=2, engine_options=EAGER, engine_factory=factory) as up:
+    with Upscaler(Small(), scale=2, engine_options=EAGER, engine_factory=factory) as up:
         up.warm_up(32, 32)
         up(frames)
         assert len(calls) == 4
@@ -227,12 +238,16 @@ def test_what_a_result_depends_on(network: nn.Module) -> None:
         _runner(network, engine="openvino").identity(spec),
         _runner(network, threads=2).identity(spec),
         _runner(network, compiled=True).identity(spec),
+        _runner(network, streams=2).identity(spec),
+        _runner(network, engine="openvino", streams=2).identity(spec),
         _runner(network, fingerprint="g").identity(spec),
         _runner(network, fingerprint=None).identity(spec),
     ]
     assert len(set(found)) == len(found)
     assert _runner(network).identity(spec) == found[0]
     assert found[0].versions[1] == torch.__version__
+    assert [identity.slots for identity in found[:2]] == [2, 3]
+    assert found[11].slots == 1, "each tile is a call of its own"
 
 
 class Fragile(nn.Module):
@@ -284,11 +299,11 @@ def _flat(code: int) -> Tensor:
     ("step", "tolerance", "approximate"), [(1 / 255, 2, 2), (None, 2, 0), (1 / 255, 0, 0)]
 )
 def test_a_tolerance_is_in_steps_of_the_source(
-    network: nn.Module, step: float | None, tolerance: int, approximate: int
+    step: float | None, tolerance: int, approximate: int
 ) -> None:
     reuse = ReuseOptions(tolerance=tolerance)
     counted: list[Reused] = []
-    with Upscaler(network, scale=2, engine_options=EAGER, reuse=reuse) as up:
+    with Upscaler(Small(), scale=2, engine_options=EAGER, reuse=reuse) as up:
         results = [up(_flat(100 + n), step=step, reused=counted.append) for n in range(4)]
         assert up.reused == sum(counted, Reused())
     assert up.reused == Reused(tiles=4, hits=0, approximate=approximate)
@@ -296,10 +311,10 @@ def test_a_tolerance_is_in_steps_of_the_source(
     assert same == [True, approximate > 0, approximate > 0, False]
 
 
-def test_shrinking_forgets(network: nn.Module) -> None:
+def test_shrinking_forgets() -> None:
     options = TileOptions(tile=128, overlap=8)
     frame = torch.rand((1, 3, 128, 128), generator=torch.Generator().manual_seed(8))
-    with Upscaler(network, scale=2, engine_options=EAGER, tile_options=options) as up:
+    with Upscaler(Small(), scale=2, engine_options=EAGER, tile_options=options) as up:
         up(frame)
         assert up.shrink(128, 128)
         up(frame)

@@ -70,6 +70,12 @@ class ResolvedEngine:
         """Whether several frames are kept on their way, see :func:`build_runtime`."""
         return self.engine == "replay" or self.engine in ON_CUDA
 
+    def slots(self, batch: int) -> int:
+        """Places in a batch at which a tile may get bits of its own: one, if each tile is a
+        call of its own."""
+        separate = self.engine == "openvino" and min(self.streams, batch) > 1
+        return 1 if separate else batch
+
     def settled(self, precision: Literal["fp32", "bf16", "fp16"]) -> ResolvedEngine:
         """The same with a precision that is final."""
         return replace(self, precision=precision, tentative=False)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from hatvid.description import Description
-from hatvid.jobs.enlarge import Done, Finished, Item
 from hatvid.jobs.format import OutputPlan
+from hatvid.jobs.way import Done, Finished, Item
 from hatvid.reuse import Reused
 from hatvid.video.batch import FrameBatch
 from hatvid.video.color import planes_to_rgb, rgb_to_planes, with_edge_repeated
@@ -52,18 +52,18 @@ class AsIs:
     done: Done
 
     def put(self, item: Item) -> Iterator[Finished]:
-        """See :class:`~hatvid.jobs.enlarge.Way`."""
+        """See :class:`~hatvid.jobs.way.Way`."""
         if isinstance(item, FrameBatch):
             item = replace(item, planes=self._coded(item.planes))
             self.done(item, Reused())
         yield Finished(item)
 
     def flush(self) -> Iterator[Finished]:
-        """See :class:`~hatvid.jobs.enlarge.Way`."""
+        """See :class:`~hatvid.jobs.way.Way`."""
         return iter(())
 
     def close(self) -> None:
-        """See :class:`~hatvid.jobs.enlarge.Way`; nothing runs between two batches."""
+        """See :class:`~hatvid.jobs.way.Way`; nothing runs between two batches."""
 
     def _coded(self, planes: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         before, after = self.info.layout, self.plan.layout

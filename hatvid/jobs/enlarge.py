@@ -4,16 +4,15 @@
 several on their way where the engine can: what has to be computed again in fp32 is found
 when a batch has landed, and is then done the straight way.
 
-A batch that repeats the one before takes its planes (:mod:`hatvid.jobs.held`); tiles that
-come again are the upscaler's business, and so of the straight way alone.
+Frames that repeat the one before take its planes (:mod:`hatvid.jobs.held`); tiles that
+come again are the upscaler's business, and so not found in flight.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,7 +21,8 @@ from hatvid.engine.lanes import Lanes
 from hatvid.engine.runtime import Runtime
 from hatvid.errors import EngineError
 from hatvid.jobs.format import OutputPlan
-from hatvid.jobs.held import HeldFrames
+from hatvid.jobs.held import HeldFrames, Holding
+from hatvid.jobs.way import Done, Finished, Item, Larger, Way
 from hatvid.resampling import resample
 from hatvid.reuse import Reused
 from hatvid.upscaler import Description, MendedTile, Upscaler
@@ -38,39 +38,10 @@ from hatvid.video.convert import PlaneLayout
 from hatvid.video.pictures import AnyPacket
 from hatvid.video.source import FrameBatch, VideoSource
 
-__all__ = ["Done", "Finished", "InFlight", "Straight", "WRITE_BEHIND", "Way", "way_for"]
-
-Item = FrameBatch | AnyPacket
-Done = Callable[[FrameBatch, Reused], None]
-"""Told of each batch that has been upscaled, and what of it was not computed."""
+__all__ = ["InFlight", "Straight", "WRITE_BEHIND", "way_for"]
 
 WRITE_BEHIND = 4
 """Finished items that wait for the encoder at most."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A packet, or larger frames; in the order of what was put in."""
-
-    item: Item
-    release: Callable[[], None] | None = None
-    """To be called when the item's planes are no longer read."""
-
-
-class Way(Protocol):
-    """How items get from the decoder to the encoder."""
-
-    def put(self, item: Item) -> Iterator[Finished]:
-        """Take one item; what is finished by then, in order."""
-        ...
-
-    def flush(self) -> Iterator[Finished]:
-        """What is still on its way."""
-        ...
-
-    def close(self) -> None:
-        """Leave nothing running, whatever was not finished."""
-        ...
 
 
 def way_for(
@@ -92,12 +63,16 @@ def way_for(
     """
     straight = Straight(source, upscaler, facts, plan, done, mended)
     runtime = upscaler.runtime(source.info.height, source.info.width)
-    if runtime is None:
-        return straight
-    return InFlight(runtime, straight, frames=frames, download=download)
+    if runtime is not None:
+        return InFlight(runtime, straight, frames=frames, download=download)
+    # With a tolerance, what became of the frame before may be an approximation: it is told
+    # from what was computed tile by tile.
+    if upscaler.reuse.mode != "off" and not upscaler.reuse.tolerance and facts.alone:
+        return Holding(straight, frames=frames, allowed=straight.reuses)
+    return straight
 
 
-@dataclass
+@dataclass(frozen=True)
 class Straight:
     """One batch after the other."""
 
@@ -108,45 +83,31 @@ class Straight:
     done: Done
     mended: Callable[[FrameBatch, MendedTile], None]
 
-    before: tuple[Tensor, ...] = ()
-    """The larger planes of the last batch."""
-
-    before_mended: Sequence[MendedTile] = ()
-    """What of it ran out of range."""
-
-    _held: HeldFrames = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._held = HeldFrames(self._may_hold)
-
     @property
     def layout(self) -> PlaneLayout:
         """Of the source's planes."""
         return self.source.info.layout
 
+    @property
+    def tiles(self) -> int:
+        """That go through the network for one frame."""
+        return self.facts.tiles * (1 + self.through_alpha)
+
     def put(self, item: Item) -> Iterator[Finished]:
-        """See :class:`Way`."""
+        """See :class:`~hatvid.jobs.way.Way`."""
         if isinstance(item, FrameBatch):
-            item = self.repeated(item) if self._held.repeats(item.planes) else self.enlarged(item)
+            item = self.told(item, self.computed(item))
         yield Finished(item)
 
     def flush(self) -> Iterator[Finished]:
-        """See :class:`Way`."""
+        """See :class:`~hatvid.jobs.way.Way`."""
         return iter(())
 
     def close(self) -> None:
-        """See :class:`Way`; nothing runs between two batches."""
+        """See :class:`~hatvid.jobs.way.Way`; nothing runs between two batches."""
 
-    def repeated(self, batch: FrameBatch) -> FrameBatch:
-        """The larger frames of a batch that repeats the last one."""
-        for tile in self.before_mended:
-            self.mended(batch, tile)
-        tiles = len(batch.times) * self.tiles
-        self.done(batch, Reused(tiles=tiles, hits=tiles))
-        return replace(batch, planes=self.before)
-
-    def enlarged(self, batch: FrameBatch) -> FrameBatch:
-        """The larger frames of one batch.
+    def computed(self, batch: FrameBatch) -> Larger:
+        """What becomes of one batch, in main memory.
 
         Raises:
             EngineError: the network gave values that are no numbers.
@@ -154,10 +115,14 @@ class Straight:
         device = torch.device(self.facts.device)
         planes = tuple(plane.to(device, non_blocking=True) for plane in batch.planes)
         mended: list[MendedTile] = []
-        counted: list[Reused] = []
+        reused: list[Reused] = []
+
+        def upscaled(rgb: Tensor, step: float | None) -> Tensor:
+            larger = self.upscaler(rgb, mended=mended.append, reused=reused.append, step=step)
+            return self.sized(larger)
+
         step = luma_step(self.layout, self.plan.tags_in)
-        rgb = planes_to_rgb(planes, self.layout, self.plan.tags_in)
-        rgb = self.sized(self.upscaler(rgb, mended=mended.append, reused=counted.append, step=step))
+        rgb = upscaled(planes_to_rgb(planes, self.layout, self.plan.tags_in), step)
         if not rgb.isfinite().all():
             at = float(self.source.seconds(batch.times[0].pts))
             raise EngineError(
@@ -168,26 +133,21 @@ class Straight:
         if self.through_alpha:
             # Beside the colours, through the same network, as a gray picture. A tolerance
             # is for colours: what lies at a place of theirs is never taken for opacity.
-            alpha = alpha_to_rgb(planes, self.layout)
-            alpha = self.sized(self.upscaler(alpha, mended=mended.append, reused=counted.append))
-        self.before = tuple(plane.cpu() for plane in self.coded(rgb, alpha))
-        self.before_mended = mended
-        for tile in mended:
+            alpha = upscaled(alpha_to_rgb(planes, self.layout), None)
+        larger = tuple(plane.cpu() for plane in self.coded(rgb, alpha))
+        return Larger(larger, mended, sum(reused, Reused()))
+
+    def told(self, batch: FrameBatch, larger: Larger) -> FrameBatch:
+        """The larger frames, when those who want to know have been told of them."""
+        for tile in larger.mended:
             self.mended(batch, tile)
-        self.done(batch, sum(counted, Reused()))
-        return replace(batch, planes=self.before)
+        self.done(batch, larger.reused)
+        return replace(batch, planes=larger.planes)
 
-    @property
-    def tiles(self) -> int:
-        """That go through the network for one frame."""
-        return self.facts.tiles * (1 + self.through_alpha)
-
-    def _may_hold(self) -> bool:
-        # With a tolerance, what became of those before may be approximations themselves:
-        # tile by tile they are told from what was computed.
-        info = self.source.info
-        tolerant = self.upscaler.reuse.tolerance > 0
-        return not tolerant and self.upscaler.reuses(info.height, info.width)
+    def reuses(self) -> bool:
+        """Whether a frame may take what became of another; see
+        :meth:`hatvid.upscaler.Upscaler.reuses`."""
+        return self.upscaler.reuses(self.source.info.height, self.source.info.width)
 
     @property
     def through_alpha(self) -> bool:
@@ -221,8 +181,8 @@ class _Held:
 class InFlight:
     """Several batches on their way at once.
 
-    Frames are recorded whole: tiles are not looked at, only batches that repeat the one
-    before are not computed.
+    Frames are recorded whole: tiles are not looked at. Batches that repeat the one before
+    are not computed; each frame must be where the other was, as bits may hang on that.
 
     Args:
         runtime: of the upscaler's device.
@@ -262,9 +222,10 @@ class InFlight:
         # Packets keep their places between the batches; None stands for one on its way.
         self._order: deque[AnyPacket | _Held | None] = deque()
         self._held = HeldFrames(self._may_hold)
+        self._last: Larger | None = None
 
     def put(self, item: Item) -> Iterator[Finished]:
-        """See :class:`Way`."""
+        """See :class:`~hatvid.jobs.way.Way`."""
         if not isinstance(item, FrameBatch):
             self._order.append(item)
         elif self._held.repeats(item.planes):
@@ -279,14 +240,14 @@ class InFlight:
         yield from self._ready()
 
     def flush(self) -> Iterator[Finished]:
-        """See :class:`Way`."""
+        """See :class:`~hatvid.jobs.way.Way`."""
         while self._lanes:
             yield from self._ready()
             yield self._landed()
         yield from self._ready()
 
     def close(self) -> None:
-        """See :class:`Way`."""
+        """See :class:`~hatvid.jobs.way.Way`."""
         # Buffers are given back with the lanes; nothing may be writing to them then.
         self._runtime.synchronize()
 
@@ -295,7 +256,10 @@ class InFlight:
         while self._order and (entry := self._order[0]) is not None:
             self._order.popleft()
             if isinstance(entry, _Held):
-                yield Finished(self._straight.repeated(entry.batch))
+                assert self._last is not None
+                tiles = len(entry.batch.times) * self._straight.tiles
+                last = replace(self._last, reused=Reused(tiles=tiles, hits=tiles))
+                yield Finished(self._straight.told(entry.batch, last))
             else:
                 yield Finished(entry)
 
@@ -311,21 +275,20 @@ class InFlight:
             # The engine is shared with what is on its way.
             self._runtime.synchronize()
             landed.release()
-            return Finished(self._straight.enlarged(batch))
-        larger = tuple(plane[:count] for plane in planes)
+            self._last = self._straight.computed(batch)
+            return Finished(self._straight.told(batch, self._last))
+        counted = Reused(tiles=count * self._straight.tiles)
+        larger = Larger(tuple(plane[:count] for plane in planes), (), counted)
         following = (entry for entry in self._order if entry is None or isinstance(entry, _Held))
         if next(following, _Held) is not None:
             # One that repeats it follows, or may. The lane's buffers are used again.
-            self._straight.before = tuple(plane.clone() for plane in larger)
-            self._straight.before_mended = ()
-        self._straight.done(batch, Reused(tiles=count * self._straight.tiles))
-        return Finished(replace(batch, planes=larger), landed.release)
+            self._last = replace(larger, planes=tuple(plane.clone() for plane in larger.planes))
+        return Finished(self._straight.told(batch, larger), landed.release)
 
     def _may_hold(self) -> bool:
         # It is tried with the engine, whose buffers others may be using.
         self._runtime.synchronize()
-        info = self._straight.source.info
-        return self._straight.upscaler.reuses(info.height, info.width)
+        return self._straight.reuses()
 
     def _before(self, planes: tuple[Tensor, ...]) -> Tensor:
         straight = self._straight

@@ -8,8 +8,9 @@ from contextlib import closing
 from typing import Protocol
 
 from hatvid.jobs.as_is import AsIs
-from hatvid.jobs.enlarge import WRITE_BEHIND, Done, Finished, Way, way_for
+from hatvid.jobs.enlarge import WRITE_BEHIND, way_for
 from hatvid.jobs.format import OutputPlan
+from hatvid.jobs.way import Done, Finished, Way
 from hatvid.upscaler import Description, MendedTile, Upscaler
 from hatvid.video.fates import StreamFate
 from hatvid.video.pictures import AnyPacket

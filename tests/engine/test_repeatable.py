@@ -57,23 +57,29 @@ def _by_neighbours(larger: Tensor, tiles: Tensor, call: int) -> None:
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4, 7])
 def test_an_engine_that_gives_the_same_bits(batch: int) -> None:
-    assert is_repeatable(Engine(batch, _nothing))
+    assert is_repeatable(Engine(batch, _nothing), batch)
+    assert is_repeatable(Engine(batch, _nothing), 1)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 4])
 def test_an_engine_that_hangs_on_the_time(batch: int) -> None:
-    assert not is_repeatable(Engine(batch, _each_time))
+    assert not is_repeatable(Engine(batch, _each_time), batch)
+    assert not is_repeatable(Engine(batch, _each_time), 1)
 
 
 @pytest.mark.parametrize("batch", [2, 3, 4, 7])
 def test_an_engine_that_hangs_on_the_neighbours(batch: int) -> None:
-    assert not is_repeatable(Engine(batch, _by_neighbours))
+    assert not is_repeatable(Engine(batch, _by_neighbours), batch)
+    assert not is_repeatable(Engine(batch, _by_neighbours), 1)
 
 
 @pytest.mark.parametrize("slot", range(4))
 def test_an_engine_that_hangs_on_a_slot(slot: int) -> None:
-    """Tiles keep their slots: that this engine gives the same in another is not needed."""
-    assert is_repeatable(Engine(4, lambda larger, tiles, call: _nudge(larger[slot])))
+    def spoil(larger: Tensor, tiles: Tensor, call: int) -> None:
+        _nudge(larger[slot])
+
+    assert is_repeatable(Engine(4, spoil), 4), "where tiles keep their slots"
+    assert not is_repeatable(Engine(4, spoil), 1)
 
 
 @pytest.fixture(scope="module")
@@ -102,4 +108,5 @@ def test_eager_fp32_gives_the_same_bits_in_any_slot(network: nn.Module, threads:
             assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
     assert expected is not None
     assert float(expected.std()) > 0.01
-    assert is_repeatable(engine)
+    assert is_repeatable(engine, 4)
+    assert is_repeatable(engine, 1)

@@ -137,8 +137,17 @@ def test_the_default_engine_writes_the_same_packets(
     clip = make("film", film())
 
     def run(reuse: ReuseOptions) -> tuple[Receipt, object]:
-        # The fingerprint lets the second find what was compiled for the first.
-        up = Upscaler(network, scale=2, tile_options=tiles, reuse=reuse, fingerprint="of this test")
+        # The fingerprint lets the second find what was compiled for the first; two threads
+        # compute two frames, or tiles, side by side.
+        up = Upscaler(
+            network,
+            scale=2,
+            engine_options=EngineOptions(threads=2),
+            tile_options=tiles,
+            reuse=reuse,
+            fingerprint="of this test",
+        )
+        assert up.describe(HEIGHT, WIDTH).batch == 2
         return job(clip, tmp_path / "out.mkv", up)
 
     nothing, expected = run(OFF)
