@@ -67,7 +67,7 @@ def orders(length: int) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("count", [1, 8], ids=["1-thread", "8-threads"])
-@pytest.mark.parametrize(("batch", "streams"), [(1, 1), (4, 1), (4, 2), (1, 3), (16, 1)])
+@pytest.mark.parametrize(("batch", "streams"), [(1, 1), (4, 1), (4, 2)])
 def test_pixels_are_those_of_upscaler_in_any_order(
     clip: vs.VideoNode,
     network: str,
@@ -93,8 +93,8 @@ def test_pixels_are_those_of_upscaler_in_any_order(
             assert len(engine_calls) == -(-FRAMES // batch)
 
 
-@pytest.mark.parametrize("count", [1, 2, 8])
-@pytest.mark.parametrize(("batch", "streams"), [(1, 1), (4, 1), (4, 3), (3, 2)])
+@pytest.mark.parametrize("count", [1, 8])
+@pytest.mark.parametrize(("batch", "streams"), [(1, 1), (1, 3), (4, 1), (3, 2), (64, 1)])
 def test_read_ahead_every_batch_is_computed_once(
     clip_of: ClipOf,
     network: str,
