@@ -33,7 +33,7 @@ from hatvid.video.scan import Packets
 from hatvid.video.script_run import line_in, reason_of, run_script
 from hatvid.video.source import VideoSource
 from hatvid.video.source_info import SourceInfo
-from hatvid.video.vs_frames import layout_of, number_in, planes_of, tags_of
+from hatvid.video.vs_frames import hdr_of, layout_of, number_in, planes_of, tags_of
 
 __all__ = ["ScriptSource"]
 
@@ -223,6 +223,7 @@ class ScriptSource(VideoSource):
             rotation=0,
             display_matrix=None,
             field_order="progressive",
+            hdr=hdr_of(first.props),
         )
 
     def _timed(self) -> Generator[tuple[tuple[Tensor, ...], FrameTime]]:

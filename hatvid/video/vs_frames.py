@@ -14,8 +14,18 @@ from torch import Tensor
 
 from hatvid.video.color import UNSPECIFIED, ColorTags
 from hatvid.video.convert import PlaneLayout
+from hatvid.video.hdr import ContentLight, Hdr, MasteringDisplay
 
-__all__ = ["VSFormat", "VSFrame", "layout_of", "number_in", "planes_of", "props_of", "tags_of"]
+__all__ = [
+    "VSFormat",
+    "VSFrame",
+    "hdr_of",
+    "layout_of",
+    "number_in",
+    "planes_of",
+    "props_of",
+    "tags_of",
+]
 
 _FAMILIES: dict[str, Literal["yuv", "gray", "rgb"]] = {"YUV": "yuv", "GRAY": "gray", "RGB": "rgb"}
 _SUBSAMPLINGS = {
@@ -102,6 +112,37 @@ def props_of(tags: ColorTags) -> dict[str, int]:
     if tags.chroma_location:
         props["_ChromaLocation"] = tags.chroma_location - 1
     return props
+
+
+def hdr_of(props: Mapping[str, Any]) -> Hdr | None:
+    """What a frame's properties say of the display it was graded on, and of its brightness,
+    by the names that BestSource and FFMS2 give them; None where they say neither."""
+
+    def steps(name: str, unit: float) -> list[int]:
+        value = props.get(f"MasteringDisplay{name}", [])
+        numbers = value if isinstance(value, list) else [value]
+        return [round(number / unit) for number in numbers if isinstance(number, int | float)]
+
+    across, down = steps("PrimariesX", 2e-5), steps("PrimariesY", 2e-5)
+    white = steps("WhitePointX", 2e-5) + steps("WhitePointY", 2e-5)
+    least, most = steps("MinLuminance", 1e-4), steps("MaxLuminance", 1e-4)
+    mastering = light = None
+    if [len(part) for part in (across, down, white, least, most)] == [3, 3, 2, 1, 1]:
+        red, green, blue = zip(across, down, strict=True)
+        mastering = MasteringDisplay(
+            red=red,
+            green=green,
+            blue=blue,
+            white=(white[0], white[1]),
+            max_luminance=most[0],
+            min_luminance=least[0],
+        )
+    brightest = number_in(props, "ContentLightLevelMax") or 0
+    average = number_in(props, "ContentLightLevelAverage") or 0
+    if brightest or average:
+        light = ContentLight(max_cll=brightest, max_fall=average)
+    found = Hdr(mastering=mastering, light=light)
+    return found if found.carried else None
 
 
 def number_in(props: Mapping[str, Any], name: str) -> int | None:

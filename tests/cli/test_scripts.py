@@ -14,8 +14,10 @@ import av
 import numpy as np
 import pytest
 import vapoursynth as vs
+from PIL import Image
 
 from hatvid.video.convert import frame_to_planes
+from hatvid.video.declared import declared
 
 START = "import vapoursynth as vs\ncore = vs.core\n"
 NUMBERED = """
@@ -141,6 +143,37 @@ def test_colours_and_shape_are_tagged(
         assert (int(frame.color_primaries), int(frame.color_trc)) == (9, 16)
         assert int(frame.chroma_location) == 3
         assert container.streams.video[0].sample_aspect_ratio == Fraction(4, 3)
+
+
+def test_hdr_goes_with_it(hatvid: Callable[..., Any], script: Callable[..., Path]) -> None:
+    path = script(
+        form="YUV420P10",
+        depth=10,
+        props="_Matrix=9, _Range=0, _Primaries=9, _Transfer=16, ContentLightLevelMax=1000,"
+        " ContentLightLevelAverage=400, MasteringDisplayPrimariesX=[.708, .17, .131],"
+        " MasteringDisplayPrimariesY=[.292, .797, .046], MasteringDisplayWhitePointX=.3127,"
+        " MasteringDisplayWhitePointY=.329, MasteringDisplayMinLuminance=.0001,"
+        " MasteringDisplayMaxLuminance=1000.0",
+    )
+    done = hatvid("upscale", path, "--codec", "libx265", "--preset", "ultrafast")
+    assert done.code == 0, done.err
+    told = declared(path.with_suffix(".mkv"), 0).names
+    assert told["content light"] == "max 1000, average 400"
+    assert told["mastering display"] == (
+        "primaries and white (0.7080,0.2920) (0.1700,0.7970) (0.1310,0.0460) (0.3127,0.3290), "
+        "0.0001 to 1000.00 cd/m2"
+    )
+
+
+def test_numbered_pictures_of_it(
+    hatvid: Callable[..., Any], script: Callable[..., Path], tmp_path: Path
+) -> None:
+    done = hatvid("upscale", script(form="RGB24", props=""), "-o", tmp_path / "a%03d.png")
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in tmp_path.glob("*.png"))[0] == "a001.png"
+    picture = np.asarray(Image.open(tmp_path / "a003.png"))
+    for index in range(3):
+        assert np.array_equal(picture[..., index], codes(2, index, 24, 32, 8))
 
 
 def test_frames_last_as_long_as_they_say(
