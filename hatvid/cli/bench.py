@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from hatvid.cli.bench_pipeline import pipeline_option, run_pipeline
 from hatvid.cli.bench_race import SYNTHETIC, run_races, separated
 from hatvid.errors import OptionError
 
@@ -40,9 +41,10 @@ class Size(click.ParamType[tuple[int, int]]):
 
 
 @click.command(short_help="Race hatvid against other ways to run HAT; or count what a frame costs.")
-@click.option("--race", is_flag=True, help="Measure; what is done without --traffic or --kernels.")
+@click.option("--race", is_flag=True, help="Measure; what is done without the three below.")
 @click.option("--traffic", is_flag=True, help="FLOPs, bytes and kernel launches of a frame.")
 @click.option("--kernels", is_flag=True, help="Registers and memory of hatvid's own GPU kernels.")
+@pipeline_option
 @click.option(
     "--model",
     "models",
@@ -137,10 +139,14 @@ def bench(context: click.Context, /, **given: Any) -> None:
     is added up; the times are the least that three GPUs could take by their datasheets. With
     --kernels hatvid's own kernels are compiled for three GPUs, none of which needs to be here.
 
+    With --pipeline a whole job is measured: with a network that returns at once, by turns with
+    the same job as it is, of hat-nano-x4 or another checkpoint (--model). So it shows what
+    decoding, colours, tiles, encoding and Python take.
+
     How all of that is measured and counted stands in docs/performance.md.
     """
     models = separated(given["models"])
-    counted = given["traffic"] or given["kernels"]
+    others = given["traffic"] or given["kernels"] or given["pipeline"] is not None
     if given["traffic"]:
         if len(models) > 1 or len(given["sizes"]) > 1:
             raise OptionError("--traffic counts one model and one size; leave out the others")
@@ -153,7 +159,18 @@ def bench(context: click.Context, /, **given: Any) -> None:
         from hatvid.bench.kernels import compiled_kernels, kernel_table
 
         click.echo(kernel_table(compiled_kernels()))
-    if given["race"] or not counted:
+    if given["pipeline"] is not None:
+        if len(models) > 1:
+            raise OptionError("--pipeline runs one model; leave out the others")
+        run_pipeline(
+            given["pipeline"],
+            model=models[0] if models else None,
+            rounds=given["rounds"],
+            threads=given["threads"],
+            markdown=given["markdown"],
+            json_file=given["json_file"],
+        )
+    if given["race"] or not others:
         _race(context, models, given)
 
 

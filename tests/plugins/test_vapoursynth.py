@@ -25,7 +25,12 @@ from hatvid.engine.eager import EagerEngine
 
 FRAMES = 10
 HEIGHT, WIDTH = 20, 36
-EAGER: dict[str, Any] = {"engine": "eager", "precision": "fp32", "threads": 1}
+EAGER: dict[str, Any] = {
+    "engine": "eager",
+    "precision": "fp32",
+    "threads": 1,
+    "reuse": "off",  # what is not computed cannot be counted
+}
 
 ClipOf = Callable[..., vs.VideoNode]
 PlanesIn = Callable[[vs.VideoFrame], list[Tensor]]
@@ -91,6 +96,32 @@ def test_pixels_are_those_of_upscaler_in_any_order(
         assert set(engine_calls) == {batch}
         if name != "random":
             assert len(engine_calls) == -(-FRAMES // batch)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_was_computed_is_not_computed_again_in_any_order(
+    clip: vs.VideoNode,
+    network: str,
+    expected: Callable[..., list[Tensor]],
+    planes_in: PlanesIn,
+    engine_calls: list[int],
+    batch: int,
+) -> None:
+    given = EAGER | {"tile": 0, "batch": batch, "reuse": "auto"}
+    wanted = expected(batch)
+    twice = upscale(clip + clip[::-1] + clip, model=network, **given)
+    order = list(range(3 * FRAMES))
+    random.Random(5).shuffle(order)
+    engine_calls.clear()
+    numbers = set()
+    for number in order:
+        with twice.get_frame(number) as frame:
+            shown = int(frame.props["Number"])
+            numbers.add(shown)
+            assert torch.equal(torch.stack(planes_in(frame)), wanted[shown])
+    assert numbers == set(range(FRAMES))
+    # Each picture once for each slot of a batch that it comes in, and what tries the engine.
+    assert len(engine_calls) <= FRAMES * batch + 3
 
 
 @pytest.mark.parametrize("count", [1, 8])

@@ -29,6 +29,8 @@ from hatvid.options import (
     EngineName,
     EngineOptions,
     Precision,
+    ReuseMode,
+    ReuseOptions,
     SizeOptions,
     TileOptions,
 )
@@ -63,6 +65,8 @@ def upscale(
     device: str = "auto",
     threads: int | None = None,
     num_streams: int = 1,
+    reuse: ReuseMode = "auto",
+    reuse_memory: int | None = None,
     matrix_in_s: str | None = None,
     range_in_s: str | None = None,
     chromaloc_in_s: str | None = None,
@@ -94,6 +98,9 @@ def upscale(
         threads: CPU threads for the network.
         num_streams: batches on their way at once: one is read and written while another
             is in the network.
+        reuse: see :class:`hatvid.options.ReuseOptions`: whether a tile of the same bytes as
+            one before takes its result, whatever the order of requests.
+        reuse_memory: MiB for what is kept.
         matrix_in_s: what the clip's matrix is, whatever its frames say: ``709``,
             ``170m``, ``470bg``, ``2020ncl`` and the like.
         range_in_s: likewise: ``limited`` or ``full``.
@@ -118,6 +125,7 @@ def upscale(
                 engine=engine, precision=precision, device=device, threads=threads
             ),
             tile=TileOptions(tile=tile, overlap=overlap, batch=batch),
+            reuse=ReuseOptions(mode=reuse, memory=reuse_memory),
             streams=num_streams,
             colors=_colors(matrix_in_s, range_in_s, chromaloc_in_s),
         )
@@ -133,6 +141,7 @@ def _upscaled(
     model: str,
     engine: EngineOptions,
     tile: TileOptions,
+    reuse: ReuseOptions,
     streams: int,
     colors: ColorOptions,
 ) -> vs.VideoNode:
@@ -156,6 +165,7 @@ def _upscaled(
         scale=resolve_model(model, scale).scale if sized else scale,
         engine=engine,
         tile=tile,
+        reuse=reuse,
     )
     facts = upscaler.describe(clip.height, clip.width)
     layout = layout_of(clip.format)

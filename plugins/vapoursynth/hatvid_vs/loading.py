@@ -12,7 +12,7 @@ from torch import nn
 from hatvid import Upscaler
 from hatvid.model.fingerprint import state_dict_hash
 from hatvid.model.zoo import load_model, resolve_model
-from hatvid.options import EngineOptions, TileOptions
+from hatvid.options import EngineOptions, ReuseOptions, TileOptions
 
 __all__ = ["upscaler_for"]
 
@@ -42,6 +42,7 @@ def upscaler_for(
     scale: int | None,
     engine: EngineOptions,
     tile: TileOptions,
+    reuse: ReuseOptions,
 ) -> Upscaler:
     """An upscaler, warmed up for frames of one size.
 
@@ -55,6 +56,7 @@ def upscaler_for(
         scale: what comes out; None is the network's.
         engine: how the network is run.
         tile: how frames are cut.
+        reuse: whether tiles of the same bytes take a result from before.
 
     Raises:
         HatvidError: see :meth:`hatvid.Upscaler.from_checkpoint`.
@@ -62,7 +64,7 @@ def upscaler_for(
     with _lock:
         found = resolve_model(model, scale)
         file = _as_it_lies(found.path)
-        key = (file, found.name, height, width, scale, engine, tile)
+        key = (file, found.name, height, width, scale, engine, tile, reuse)
         upscaler = _upscalers.get(key)
         if upscaler is None:
             loaded = _networks.get(file)
@@ -75,6 +77,7 @@ def upscaler_for(
                 output_scale=scale,
                 engine_options=engine,
                 tile_options=tile,
+                reuse=reuse,
                 fingerprint=loaded.fingerprint,
                 name=found.name,
             )

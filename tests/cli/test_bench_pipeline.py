@@ -1,0 +1,86 @@
+"""What a job takes beside the network, with a network small enough for any test."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from hatvid.bench.pipeline import STAGES, PipelineCost, pipeline_cost
+from hatvid.bench.stopwatch import Stopwatch
+from hatvid.cli.main import cli
+from hatvid.errors import HatvidError
+
+
+@pytest.fixture(scope="module")
+def checkpoint(checkpoints: dict[int, Path]) -> Path:
+    return checkpoints[2]
+
+
+@pytest.fixture(scope="module")
+def clip() -> Path:
+    return Path(__file__).parents[1] / "data" / "bunny_320x180.mp4"
+
+
+@pytest.fixture(scope="module")
+def cost(checkpoint: Path, clip: Path) -> PipelineCost:
+    return pipeline_cost(clip, model=str(checkpoint), frames=6, rounds=1)
+
+
+def test_both_jobs_are_whole(cost: PipelineCost) -> None:
+    assert (cost.frames, cost.width, cost.height, cost.scale) == (6, 320, 180, 2)
+    assert cost.reused == 0
+    for run in (cost.instant, cost.real):
+        assert set(run.stages) == set(STAGES)
+        # A stage that nothing was counted for is one that is looked for at a wrong place.
+        assert all(seconds > 0 for seconds in run.stages.values()), run.stages
+
+
+def test_only_the_network_is_left_out(cost: PipelineCost) -> None:
+    assert cost.real.stages["network"] > 5 * cost.instant.stages["network"]
+    assert 0 < cost.ratio < 1
+    straight = ("colour in", "tiles", "network", "colour out")
+    assert sum(cost.real.stages[stage] for stage in straight) <= cost.real.wall
+
+
+def test_a_stopwatch_counts_every_thread_and_every_step() -> None:
+    class Work:
+        def rows(self) -> object:
+            yield from range(3)
+
+        def turn(self) -> int:
+            return 7
+
+    watch, before = Stopwatch(), Work.turn
+    with watch.on({(Work, "turn"): "turns", (Work, "rows"): "rows"}):
+        assert list(Work().rows()) == [0, 1, 2]  # type: ignore[call-overload]
+        threads = [threading.Thread(target=Work().turn) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert watch["turns"] > 0
+    assert watch["rows"] > 0
+    assert watch["others"] == 0
+    assert Work.turn is before, "functions are put back"
+
+
+def test_the_command(checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = pipeline_cost.__kwdefaults__ | {"frames": 2}
+    monkeypatch.setattr(pipeline_cost, "__kwdefaults__", few)
+    given = ["bench", "--pipeline", str(clip), "--model", str(checkpoint), "--rounds", "1"]
+    shown = CliRunner().invoke(cli, given, catch_exceptions=False)
+    assert shown.exit_code == 0
+    assert re.search(r"job without the network: \d+\.\d% of the job with it", shown.output)
+    record = json.loads(CliRunner().invoke(cli, [*given, "--json", "-"]).output)
+    assert (record["frames"], record["rounds"]) == (2, 1)
+    assert record["ratio"] == pytest.approx(record["instant"]["wall"] / record["real"]["wall"])
+
+
+def test_what_is_no_video_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(HatvidError):
+        pipeline_cost(tmp_path / "missing.mp4", model=str(checkpoint), rounds=1)
