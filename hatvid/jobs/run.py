@@ -24,8 +24,9 @@ from hatvid.jobs.receipt import Receipt
 from hatvid.jobs.remarks import Met, remarks
 from hatvid.jobs.sources import given_by, open_source
 from hatvid.jobs.stills import PictureReceipt, place_file, run_pictures
+from hatvid.jobs.upscalers import own_upscaler
 from hatvid.jobs.verify import verify
-from hatvid.options import JobOptions, SizeOptions
+from hatvid.options import JobOptions
 from hatvid.reuse import Reused
 from hatvid.selectors import PIPE
 from hatvid.upscaler import Description, Upscaler
@@ -63,7 +64,7 @@ def run_job(
     if job.pictures is not None:
         if upscaler is not None:
             return run_pictures(job.pictures, upscaler, size=options.size, progress=progress)
-        with _own_upscaler(job, job.scale) as own:
+        with own_upscaler(job, job.scale) as own:
             return run_pictures(job.pictures, own, size=options.size, progress=progress)
     with ExitStack() as stack:
         while True:
@@ -88,7 +89,7 @@ def run_job(
                 for note in plan.notes:
                     run.note(note)
                 if upscaler is None and not job.as_is:
-                    upscaler = stack.enter_context(_own_upscaler(job, scale))
+                    upscaler = stack.enter_context(own_upscaler(job, scale))
                 if upscaler is not None:
                     _say_of_scale(run, upscaler)
                 try:
@@ -108,33 +109,6 @@ def _decoding_device(options: JobOptions, upscaler: Upscaler | None) -> torch.de
         return None
     device = resolve_engine(options.engine).device if upscaler is None else upscaler.device
     return device if device.type == "cuda" else None
-
-
-def _own_upscaler(job: Job, scale: int | None) -> Upscaler:
-    options = job.options
-    engine, tile = options.engine, options.tile
-    streams = engine.streams
-    if streams == "auto" and job.pictures is not None:
-        streams = 1  # a picture alone has all threads to itself
-    if job.model is not None and options.size != SizeOptions():
-        # Resampled once, from all that the network gives, to the size asked for.
-        scale = job.model.scale
-    return Upscaler.from_checkpoint(
-        options.model,
-        scale=scale,
-        engine=engine.engine,
-        precision=engine.precision,
-        device=engine.device,
-        threads=engine.threads,
-        streams=streams,
-        compiled=engine.compiled,
-        tile=tile.tile,
-        overlap=tile.overlap,
-        batch=tile.batch,
-        reuse=options.reuse.mode,
-        reuse_tolerance=options.reuse.tolerance,
-        reuse_memory=options.reuse.memory,
-    )
 
 
 @dataclass
