@@ -47,6 +47,10 @@ class FramePlan:
     batch: int = 1
     """Tiles in one call of the engine."""
 
+    asked: int = 0
+    """The side that tiles were planned by, 0 for the whole frame: asked for again, it gives
+    the same plan."""
+
 
 class FramePlanner:
     """Plans each frame size once, and holds to it.
@@ -98,7 +102,7 @@ class FramePlanner:
             elif tile == 0:
                 plan = FramePlan(self._cut(height, width, 0), self._in_chunks(height, width))
             else:
-                plan = FramePlan(self._cut(height, width, tile))
+                plan = FramePlan(self._cut(height, width, tile), asked=tile)
             self._plans[height, width] = replace(plan, batch=self._filling(plan))
         return self._plans[height, width]
 
@@ -114,7 +118,7 @@ class FramePlanner:
         if self._options.tile == 0 or longer <= least:
             return False
         tile = max(least, longer // 2 // 16 * 16)
-        plan = FramePlan(self._cut(height, width, tile), batch=self._batch)
+        plan = FramePlan(self._cut(height, width, tile), batch=self._batch, asked=tile)
         self._plans[height, width] = plan
         return True
 
@@ -138,7 +142,7 @@ class FramePlanner:
             if needed <= free * MEMORY_SHARE:
                 return FramePlan(self._cut(height, width, 0), self._in_chunks(height, width))
         tile = choose_tile(height, width, self._cost(), free, self._least_overlap)
-        return FramePlan(self._cut(height, width, tile))
+        return FramePlan(self._cut(height, width, tile), asked=tile)
 
     def _in_chunks(self, height: int, width: int) -> bool:
         """Whether a whole frame that was asked for has to be run in chunks."""

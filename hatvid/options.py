@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 from hatvid.codepoints import CHROMA_LOCATIONS, MATRICES, PRIMARIES, RANGES, TRANSFERS
 from hatvid.errors import OptionError
+from hatvid.segment_options import SegmentOptions
 from hatvid.selectors import StreamSpecifier, TimePoint
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "InputOptions",
     "JobOptions",
     "Precision",
+    "SegmentOptions",
     "SizeOptions",
     "StreamOptions",
     "TileOptions",
@@ -306,6 +308,7 @@ class JobOptions:
     reading: InputOptions = InputOptions()
     size: SizeOptions = SizeOptions()
     streams: StreamOptions = StreamOptions()
+    segments: SegmentOptions = field(default_factory=SegmentOptions)
 
     start: TimePoint | None = None
     """The first frame at or after this is the first of the output."""

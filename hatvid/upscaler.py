@@ -77,6 +77,9 @@ class Upscaler:
 
     network_scale: int
 
+    fingerprint: str | None
+    """Names the network exactly, None where nobody said."""
+
     def __init__(
         self,
         module: nn.Module,
@@ -96,6 +99,7 @@ class Upscaler:
                 f"a network that upscales by {scale} gives no {output_scale}; choose 1 to {scale}"
             )
         self.name = name
+        self.fingerprint = fingerprint
         self.network_scale = scale
         self.scale = scale if output_scale is None else output_scale
         engine_options = engine_options or EngineOptions()
@@ -318,6 +322,7 @@ class Upscaler:
                 tile_width=plan.tiles.tile_width,
                 overlap=plan.tiles.rows.overlap,
                 tiles=plan.tiles.count,
+                tile=plan.asked,
                 chunked=plan.chunked,
                 batch=plan.batch,
                 fidelity=self._runner.fidelity,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Protocol
 
 import torch
@@ -30,9 +31,9 @@ from hatvid.video.color import (
 )
 from hatvid.video.convert import PlaneLayout
 from hatvid.video.pictures import AnyPacket
-from hatvid.video.source import FrameBatch, VideoSource
+from hatvid.video.source import FrameBatch, SourceInfo
 
-__all__ = ["Finished", "InFlight", "Straight", "WRITE_BEHIND", "Way", "way_for"]
+__all__ = ["Finished", "InFlight", "Source", "Straight", "WRITE_BEHIND", "Way", "way_for"]
 
 Item = FrameBatch | AnyPacket
 
@@ -47,6 +48,16 @@ class Finished:
     item: Item
     release: Callable[[], None] | None = None
     """To be called when the item's planes are no longer read."""
+
+
+class Source(Protocol):
+    """What has to be known of where frames come from."""
+
+    info: SourceInfo
+
+    def seconds(self, pts: int) -> Fraction:
+        """A pts as seconds after the first frame of the file."""
+        ...
 
 
 class Way(Protocol):
@@ -66,7 +77,7 @@ class Way(Protocol):
 
 
 def way_for(
-    source: VideoSource,
+    source: Source,
     upscaler: Upscaler,
     facts: Description,
     plan: OutputPlan,
@@ -93,7 +104,7 @@ def way_for(
 class Straight:
     """One batch after the other."""
 
-    source: VideoSource
+    source: Source
     upscaler: Upscaler
     facts: Description
     plan: OutputPlan

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Protocol
 
-from hatvid.jobs.enlarge import WRITE_BEHIND, Finished, way_for
+from hatvid.jobs.enlarge import WRITE_BEHIND, Finished, Source, way_for
 from hatvid.jobs.format import OutputPlan
 from hatvid.upscaler import Description, MendedTile, Upscaler
 from hatvid.video.fates import StreamFate
 from hatvid.video.pictures import AnyPacket
 from hatvid.video.prefetch import Prefetch, Writer
-from hatvid.video.source import FrameBatch, VideoSource
+from hatvid.video.source import FrameBatch
 
-__all__ = ["Sink", "pump"]
+__all__ = ["Giver", "Sink", "Taker", "pump"]
 
 # Items that wait before the network. Small frames are read well ahead, so that packets
 # lying between them do not starve it; the large ones behind it are few.
 _READ_AHEAD = 16
 
 
-class Sink(Protocol):
-    """What takes the larger frames and the copied packets, and tells what became of them:
+class Taker(Protocol):
+    """What takes the larger frames and the copied packets."""
+
+    @property
+    def copied(self) -> frozenset[int]: ...
+
+    @property
+    def on_device(self) -> bool: ...
+
+    def write(self, item: FrameBatch | AnyPacket) -> None: ...
+
+
+class Giver(Source, Protocol):
+    """What gives frames and packets: a :class:`~hatvid.video.source.VideoSource` or a
+    :class:`~hatvid.video.window.WindowSource`."""
+
+    def items(self, batch: int, copied: frozenset[int]) -> Iterator[FrameBatch | AnyPacket]: ...
+
+
+class Sink(Taker, Protocol):
+    """A taker that tells what became of everything:
     :class:`~hatvid.video.sink.VideoSink` or
     :class:`~hatvid.video.picture_sink.PictureSink`."""
 
@@ -31,13 +50,7 @@ class Sink(Protocol):
     fates: tuple[StreamFate, ...]
 
     @property
-    def copied(self) -> frozenset[int]: ...
-
-    @property
     def frames(self) -> int: ...
-
-    @property
-    def on_device(self) -> bool: ...
 
     @property
     def packets_copied(self) -> dict[int, int]: ...
@@ -54,16 +67,14 @@ class Sink(Protocol):
     @property
     def side_data_lost(self) -> Counter[str]: ...
 
-    def write(self, item: FrameBatch | AnyPacket) -> None: ...
-
     def finish(self) -> None: ...
 
     def abort(self) -> None: ...
 
 
 def pump(
-    source: VideoSource,
-    sink: Sink,
+    source: Giver,
+    sink: Taker,
     upscaler: Upscaler,
     facts: Description,
     plan: OutputPlan,

@@ -15,6 +15,7 @@ class Started:
     Args:
         frames: how many there will be, None if the container does not say.
         tile: (height, width) in input pixels.
+        done: frames that an earlier run of the job did; they count among the ``frames``.
     """
 
     input: str
@@ -32,6 +33,7 @@ class Started:
     batch: int
     codec: str
     pix_fmt: str
+    done: int = 0
 
 
 @runtime_checkable

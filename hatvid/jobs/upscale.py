@@ -9,7 +9,7 @@ from typing import Literal
 
 from hatvid.jobs.job import plan_job
 from hatvid.jobs.progress import Progress
-from hatvid.jobs.receipt import Receipt
+from hatvid.jobs.receipt import Receipt, ShardReceipt
 from hatvid.jobs.run import run_job
 from hatvid.jobs.stills import PictureReceipt
 from hatvid.options import (
@@ -25,6 +25,7 @@ from hatvid.options import (
     StreamOptions,
     TileOptions,
 )
+from hatvid.segment_options import SegmentOptions
 from hatvid.selectors import StreamSpecifier, TimePoint
 from hatvid.upscaler import Upscaler
 
@@ -71,11 +72,15 @@ def upscale(
     in_chromaloc: str | None = None,
     hwaccel: str | None = None,
     strict: bool = False,
+    segment: float | None = None,
+    restart: bool = False,
+    per_segment: bool = False,
+    shard: tuple[int, int] | None = None,
     overwrite: bool = False,
     verify: Literal["full", "quick", "none"] = "full",
     progress: Progress | None = None,
     upscaler: Upscaler | None = None,
-) -> Receipt | PictureReceipt:
+) -> Receipt | PictureReceipt | ShardReceipt:
     """Upscale one video, or pictures, as ``hatvid upscale`` does.
 
     Args:
@@ -87,6 +92,9 @@ def upscale(
         end: likewise; the first frame that is left out.
         in_matrix: the input's matrix by FFmpeg's name, whatever it says itself; likewise
             primaries, transfer, range (``limited``, ``full``) and chroma location.
+        segment: seconds of the parts that are kept once done, 0 for none; likewise
+            ``restart``, ``per_segment`` and ``shard``, (k, n), see
+            :class:`~hatvid.segment_options.SegmentOptions`.
         progress: told what happens.
         upscaler: runs the frames in place of the one that ``model`` and the engine
             options describe, at its own scale. It stays open.
@@ -94,7 +102,7 @@ def upscale(
     The other arguments are those of :mod:`hatvid.options`.
 
     Returns:
-        What was done; the shorter account where pictures became pictures.
+        What was done; shorter accounts where pictures became pictures, or a shard was done.
 
     Raises:
         HatvidError: see :mod:`hatvid.errors`; nothing lies under the output's name then.
@@ -141,6 +149,9 @@ def upscale(
             audio=audio,
             subtitles=subtitles,
             map=tuple(StreamSpecifier.parse(text) for text in map),
+        ),
+        segments=SegmentOptions(
+            length=segment, restart=restart, per_segment=per_segment, shard=shard
         ),
         format=format,
         start=None if start is None else TimePoint.parse(start),

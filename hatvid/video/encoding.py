@@ -21,7 +21,7 @@ from hatvid.video.encoders import EncoderChoice
 from hatvid.video.pictures import AnyPacket, FrameTime
 from hatvid.video.sidedata import KINDS, bears, carried, carrying_options, frame_beside
 
-__all__ = ["OutputFormat", "VideoEncoder"]
+__all__ = ["OutputFormat", "VideoEncoder", "library_versions"]
 
 _UNKNOWN_RATE = Fraction(25)
 
@@ -207,3 +207,10 @@ def _decoded_in_turn(packets: list[AnyPacket]) -> None:
     late = max((at - (p.pts or 0) for at, p in zip(shown, packets, strict=True)), default=0)
     for packet, at in zip(packets, shown, strict=True):
         packet.dts = at - max(0, late)
+
+
+def library_versions() -> str:
+    """Of FFmpeg's libraries that read, decode and encode."""
+    names = ("libavformat", "libavcodec", "libavfilter", "libswscale")
+    numbers = {name: ".".join(map(str, av.library_versions[name])) for name in names}
+    return " ".join(f"{name} {number}" for name, number in numbers.items())

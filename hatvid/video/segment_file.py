@@ -11,6 +11,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,10 +24,13 @@ from hatvid.video.batch import FrameBatch
 from hatvid.video.containers import Container
 from hatvid.video.encoding import OutputFormat, VideoEncoder
 from hatvid.video.outfile import OutputFile
-from hatvid.video.pictures import AnyPacket
+from hatvid.video.pictures import AnyPacket, fraction
 from hatvid.video.refusal import write_error
 
-__all__ = ["SegmentFacts", "SegmentWriter", "read_packets", "unfit"]
+__all__ = ["PACKET_ERRORS", "SegmentFacts", "SegmentWriter", "read_packets", "unfit"]
+
+PACKET_ERRORS = (ValueError, av.error.FFmpegError, OSError, IndexError)
+"""What reading a file that is no whole segment may raise."""
 
 _MUXER = "nut"
 _GLOBAL_HEADER = 0x40  # AVFMT_GLOBALHEADER
@@ -153,16 +157,17 @@ class SegmentWriter:
         return write_error(error, self._format, failed=self._file.error)
 
 
-def read_packets(path: Path, lead: int) -> Iterator[AnyPacket]:
+def read_packets(path: Path, lead: int, time_base: Fraction) -> Iterator[AnyPacket]:
     """The packets of a segment's file, in order of decoding.
 
-    Their dts mean nothing, and their durations have to be set.
+    They have a pts alone: dts and durations have to be set.
 
     Args:
+        time_base: of the pts wanted: the format's that it was written with.
         lead: of its :class:`SegmentFacts`.
 
     Raises:
-        ValueError, av.error.FFmpegError, OSError: it is not such a file.
+        Exception: one of :data:`PACKET_ERRORS`; it is not such a file.
     """
     options = {"protocol_whitelist": "file"}
     with av.open(f"file:{path.absolute()}", "r", format=_MUXER, container_options=options) as file:
@@ -172,8 +177,12 @@ def read_packets(path: Path, lead: int) -> Iterator[AnyPacket]:
                 continue
             if packet.pts is None:
                 raise ValueError("a packet without a time")
-            packet.pts -= lead
-            packet.dts = None
+            # NUT makes the clock finer where it can.
+            stamp = packet.pts * fraction(packet.time_base) / time_base
+            if stamp.denominator != 1:
+                raise ValueError("a packet between two ticks")
+            packet.dts, packet.duration = None, 0
+            packet.pts, packet.time_base = stamp.numerator - lead, time_base
             yield packet
 
 

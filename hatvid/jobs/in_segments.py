@@ -1,0 +1,358 @@
+"""A video in segments: those that are done stay done, whatever happens to the rest."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from fractions import Fraction
+
+import torch
+
+from hatvid.errors import OptionError, OutOfMemoryError, OutputError
+from hatvid.jobs.account import Account
+from hatvid.jobs.course import Course, digest_of, plan_course
+from hatvid.jobs.disk import check_room, say_if_full
+from hatvid.jobs.fingerprint import resolved_of, settings_of
+from hatvid.jobs.format import OutputPlan
+from hatvid.jobs.job import Job, said_of_scale
+from hatvid.jobs.join import Damage, Joinable, examine, join, origin_of
+from hatvid.jobs.journal import Journal
+from hatvid.jobs.receipt import Receipt, ShardReceipt
+from hatvid.jobs.records import Header, Record
+from hatvid.jobs.remarks import Met, remarks
+from hatvid.jobs.segment import Segment, spans
+from hatvid.jobs.upscalers import own_upscaler, settled
+from hatvid.jobs.worker import Task, Worker
+from hatvid.upscaler import Description, Upscaler
+from hatvid.video.beside import Beside
+from hatvid.video.encoder_segments import with_threads
+from hatvid.video.sink import VideoSink
+from hatvid.video.source import SourceInfo, VideoSource
+from hatvid.video.streams import StreamPlan
+
+__all__ = ["InSegments", "course_for"]
+
+_REPAIRS = 2
+"""How often segments that turn out damaged are done again before a job gives up."""
+
+_MOST_THREADS = 16
+"""Of an encoder; more gain little, and each takes memory."""
+
+
+def course_for(
+    account: Account, source: VideoSource, plan: OutputPlan, upscaler: Upscaler | None
+) -> Course | None:
+    """The segments of a job; None where it runs straight through, which is said if it matters.
+
+    Args:
+        upscaler: that the caller brings.
+
+    Raises:
+        OptionError: segments were asked for, and there can be none.
+    """
+    if plan.form is None:
+        if account.job.options.segments.asked:
+            raise OptionError("pictures are not cut into segments; leave --segment out")
+        return None
+    if upscaler is not None and upscaler.fingerprint is None:
+        if account.job.options.segments.asked:
+            raise OptionError(
+                "an upscaler without a fingerprint cannot be told from another one; give it one"
+            )
+        return None
+    course = plan_course(account.job, source, plan)
+    if isinstance(course, str):
+        account.note(f"not in segments, so that a stop would lose what is done: {course}")
+        return None
+    return course
+
+
+class InSegments:
+    """One run of a job that is kept in a journal.
+
+    Args:
+        account: of the run.
+        source: opened; none of its frames is taken.
+        plan: of the output.
+        streams: that are carried over.
+        course: the segments.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        source: VideoSource,
+        plan: OutputPlan,
+        streams: StreamPlan,
+        course: Course,
+    ) -> None:
+        self._account = account
+        self._source = source
+        self._plan = plan
+        self._streams = streams
+        self._course = course
+        self._wanted = account.job.options.segments
+        self._counting = threading.Lock()
+
+    def carry_out(self, upscaler: Upscaler | None, scale: int | None) -> Receipt | ShardReceipt:
+        """Do what is left of the job, and join it.
+
+        Args:
+            upscaler: that the caller brings; None takes the one that the job describes.
+            scale: of the latter.
+
+        Raises:
+            HatvidError: what is done is kept, and said in a note of the error.
+        """
+        job, wanted = self._account.job, self._wanted
+        with ExitStack() as stack:
+            journal = stack.enter_context(
+                Journal(job.output, shard=wanted.shard, restart=wanted.restart)
+            )
+            check_room(journal.folder, self._course, self._plan)
+            encoder_threads = self._fix(journal)
+            own = upscaler is None
+            if upscaler is None:
+                upscaler = stack.enter_context(own_upscaler(self._described(journal), scale))
+            for note in said_of_scale(upscaler.name, upscaler.network_scale, upscaler.scale):
+                self._account.note(note)
+            try:
+                while True:
+                    try:
+                        return self._attempt(journal, upscaler, encoder_threads, own=own)
+                    except OutOfMemoryError as error:
+                        # One output has one tiling: what is done with another is of no use.
+                        self._account.start_over(self._source, upscaler, error)
+                        journal.restart()
+            except BaseException as error:
+                self._tell_what_is_kept(journal, error)
+                raise
+
+    def _attempt(
+        self, journal: Journal, upscaler: Upscaler, encoder_threads: int, *, own: bool
+    ) -> Receipt | ShardReceipt:
+        account, info = self._account, self._course.info
+        facts = upscaler.warm_up(info.height, info.width)
+        header = self._header(upscaler, facts, encoder_threads)
+        journal.begin(header)
+        done = self._done(journal)
+        frames = sum(len(record.times) for record in done)
+        if done:
+            account.note(
+                f"going on: {len(done)} of {len(self._course.segments)} segments "
+                f"({frames} frames) were done before"
+            )
+        account.done = frames
+        account.progress.started(account.started(self._source, self._plan, facts, done=frames))
+        began = time.monotonic()
+        left = self._left(journal)
+        if left and self._wanted.join_only:
+            numbers = ", ".join(str(segment.number) for segment in left[:8])
+            raise OutputError(
+                f"{len(left)} of {len(self._course.segments)} segments are not done yet "
+                f"({numbers}{' and more' * (len(left) > 8)}); run the shards that have them"
+            )
+        self._compute(journal, header, upscaler, facts, left)
+        if self._wanted.shard is not None:
+            return ShardReceipt(
+                input=info.path,
+                output=account.job.output,
+                frames=account.done - frames,
+                done=len(self._done(journal)),
+                segments=len(self._course.segments),
+                seconds=time.monotonic() - began,
+                notes=tuple(account.notes),
+            )
+        for last in (False,) * _REPAIRS + (True,):
+            receipt = self._joined(journal, facts, began)
+            if isinstance(receipt, Receipt):
+                journal.remove()
+                return receipt
+            if last or self._wanted.join_only:
+                raise OutputError(
+                    f"segment {receipt[0].number} cannot be joined: {receipt[0].reason}; run the "
+                    "job again, and look whether the disk is sound"
+                )
+            again = self._condemned(journal, receipt)
+            self._compute(journal, header, upscaler, facts, again)
+        raise AssertionError("the last time ends it")
+
+    # What is to be done.
+
+    def _fix(self, journal: Journal) -> int:
+        """Fix the threads of the encoder, as packets hang on them."""
+        form = self._plan.form
+        assert form is not None
+        if journal.header is not None:
+            threads = journal.header.resolved.encoder_threads
+        else:
+            threads = max(1, min(_MOST_THREADS, os.cpu_count() or 1))
+        encoder = with_threads(form.encoder, threads)
+        self._plan = replace(self._plan, form=replace(form, encoder=encoder))
+        return threads
+
+    def _described(self, journal: Journal) -> Job:
+        """The job, with ``auto`` as it was decided when it was begun."""
+        job = self._account.job
+        if journal.header is None:
+            return job
+        return replace(job, options=settled(job.options, journal.header.resolved))
+
+    def _header(self, upscaler: Upscaler, facts: Description, encoder_threads: int) -> Header:
+        job, course = self._account.job, self._course
+        settings = settings_of(
+            job,
+            course,
+            self._plan,
+            facts,
+            source=digest_of(course.path),
+            model=upscaler.fingerprint or "",
+        )
+        return Header(
+            input=os.fsencode(course.path.absolute()).decode("utf-8", "backslashreplace"),
+            output=os.fsencode(job.output.name).decode("utf-8", "backslashreplace"),
+            settings=settings,
+            resolved=resolved_of(facts, encoder_threads),
+            segments=[(segment.first, segment.frames) for segment in course.segments],
+        )
+
+    def _done(self, journal: Journal) -> list[Record]:
+        records = (journal.record(segment.number) for segment in self._course.segments)
+        return [record for record in records if record is not None]
+
+    def _left(self, journal: Journal) -> list[Segment]:
+        """What this run has to do, of what nobody has done."""
+        segments = self._course.segments
+        if self._wanted.shard is not None:
+            part, parts = self._wanted.shard
+            count = len(segments)
+            # Neighbours, so that each shard decodes one stretch.
+            segments = segments[count * (part - 1) // parts : count * part // parts]
+        return [segment for segment in segments if journal.record(segment.number) is None]
+
+    def _compute(
+        self,
+        journal: Journal,
+        header: Header,
+        upscaler: Upscaler,
+        facts: Description,
+        left: Sequence[Segment],
+    ) -> None:
+        if not left:
+            return
+        account = self._account
+        task = Task(course=self._course, plan=self._plan, key=header.key, folder=journal.folder)
+
+        def advanced(frames: int) -> None:
+            with self._counting:
+                account.done += frames
+                account.progress.advanced(account.done)
+
+        def finished(record: Record) -> None:
+            say_if_full(journal.folder, self._course, self._done(journal), account.note)
+
+        reading = account.job.options.reading
+        device = upscaler.device if reading.hwaccel == "cuda" else None
+        worker = Worker(
+            task, upscaler, facts, device=device if device and device.type == "cuda" else None
+        )
+        for span in spans(left):
+            worker.work(span, advanced=advanced, finished=finished)
+
+    def _condemned(self, journal: Journal, damages: Sequence[Damage]) -> list[Segment]:
+        """Take damaged segments away, and say so."""
+        for damage in damages:
+            self._account.note(f"segment {damage.number} is done again: {damage.reason}")
+            record = journal.record(damage.number)
+            self._account.done -= len(record.times) if record is not None else 0
+            journal.discard(damage.number)
+        numbers = {damage.number for damage in damages}
+        return [segment for segment in self._course.segments if segment.number in numbers]
+
+    # The output.
+
+    def _joined(
+        self, journal: Journal, facts: Description, began: float
+    ) -> Receipt | Sequence[Damage]:
+        account, course, job = self._account, self._course, self._account.job
+        assert self._plan.form is not None
+        device = torch.device(facts.device)
+        with journal.partial(overwrite=job.options.overwrite) as place:
+            sink = VideoSink(
+                place.file,
+                self._plan.form,
+                self._source,
+                cut=job.cut,
+                plan=self._streams,
+                device=device if device.type == "cuda" else None,
+            )
+            try:
+                found = examine(journal, course, sink.extradata)
+                if not isinstance(found, Joinable):
+                    sink.abort()
+                    return found
+                for note in sink.notes:
+                    account.note(note)
+                beside = Beside(
+                    course.path,
+                    course.scan,
+                    origin_of(course),
+                    reading=course.reading,
+                    streams=course.streams,
+                    start=job.options.start,
+                    end=job.options.end,
+                    copied=sink.copied,
+                )
+                join(found, sink, beside, course)
+                sink.finish()
+            except BaseException:
+                sink.abort()
+                raise
+            place.seal()
+            told = _Read(course, beside)
+            self._recall(found, sink)
+            for note in (*course.scan.notes, *remarks(told, sink, account.met, cut=job.cut)):
+                account.note(note)
+            seconds = time.monotonic() - began
+            verification = account.verified(place, self._plan, spoilt=account.spoilt(told, sink))
+            # From here on the output is whole; breaking off would tell an untruth.
+            account.progress.publishing()
+            place.publish()
+        return account.receipt(told, sink, self._plan, facts, seconds, verification)
+
+    def _recall(self, found: Joinable, sink: VideoSink) -> None:
+        """Put together what was met with in all segments, in whatever run."""
+        met = Met()
+        for _, record in found.files:
+            met.add(record)
+            sink.side_data_lost.update(record.side_data_lost)
+        self._account.met = met
+
+    def _tell_what_is_kept(self, journal: Journal, error: BaseException) -> None:
+        done = self._done(journal) if journal.header is not None else []
+        if done:
+            error.add_note(
+                f"{len(done)} of {len(self._course.segments)} segments are kept in "
+                f"{journal.folder}: the same command goes on from there"
+            )
+
+
+class _Read:
+    """What is known of the input when it was read by segments."""
+
+    def __init__(self, course: Course, beside: Beside) -> None:
+        self.info: SourceInfo = course.info
+        self._course = course
+        self._beside = beside
+
+    @property
+    def residue(self) -> dict[int, tuple[Fraction, Fraction]]:
+        return self._beside.residue
+
+    @property
+    def ended_early(self) -> str | None:
+        return self._course.scan.ended_early

@@ -1,0 +1,72 @@
+"""What a user may choose of segments: where work is kept, and who shares it."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hatvid.errors import OptionError
+
+__all__ = ["SegmentOptions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentOptions:
+    """How a long video is cut into parts that are kept as soon as each is done."""
+
+    DEFAULT_LENGTH: ClassVar[float] = 10
+
+    length: float | None = None
+    """Of a segment in seconds, about; 0 runs the whole video straight through. None is
+    10 where the encoder treats segments alike."""
+
+    restart: bool = False
+    """Throw away what an earlier run kept, and begin anew."""
+
+    per_segment: bool = False
+    """Accept a bit rate or a buffer of the encoder for each segment by itself."""
+
+    workers: int | tuple[str, ...] | None = None
+    """Processes with an engine each: how many, or a device for each; 0 is as many as there
+    are GPUs, or 1. None computes in this process."""
+
+    shard: tuple[int, int] | None = None
+    """(k, n): compute the k-th of n parts, counted from 1, and leave the rest to others."""
+
+    join_only: bool = False
+    """Compute nothing: put together what shards made."""
+
+    cluster: str | None = None
+    """Address of a Ray cluster, or ``auto``."""
+
+    mixed: bool = False
+    """Accept workers of a cluster whose devices are of different kinds."""
+
+    def __post_init__(self) -> None:
+        if self.length is not None and not (math.isfinite(self.length) and self.length >= 0):
+            raise OptionError(f"segment is {self.length}; it must be 0 or more seconds")
+        if isinstance(self.workers, int) and self.workers < 0:
+            raise OptionError(f"workers is {self.workers}; it must be at least 1, or auto")
+        for device in self.workers if isinstance(self.workers, tuple) else ():
+            if not re.fullmatch(r"cpu|cuda:\d+", device):
+                raise OptionError(f"workers names {device!r}; name devices as cuda:0,cuda:1")
+        if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
+            raise OptionError(f"shard is {self.shard[0]}/{self.shard[1]}; write 1/N to N/N")
+        ways = {
+            "workers": self.workers is not None,
+            "shard": self.shard is not None,
+            "cluster": self.cluster is not None,
+        }
+        chosen = [name for name, wanted in ways.items() if wanted]
+        if len(chosen) > 1 and set(chosen) != {"workers", "shard"}:
+            raise OptionError(f"{' and '.join(chosen)} exclude each other; leave one out")
+        if self.length == 0 and (chosen or self.join_only):
+            raise OptionError("segment 0 makes no segments to share out; leave it out")
+
+    @property
+    def asked(self) -> bool:
+        """Whether there must be segments."""
+        ways = (self.length, self.workers, self.shard, self.cluster)
+        return any(way is not None for way in ways) or self.join_only
