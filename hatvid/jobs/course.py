@@ -38,6 +38,7 @@ class Course:
         shift: what is taken from every pts, so that the output begins where it should.
         reading: how the input is read.
         streams: which of its streams are taken.
+        stamp: size and time of change of the input, when it was scanned.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Course:
     shift: int
     reading: InputOptions
     streams: StreamOptions
+    stamp: tuple[int, int]
 
     @property
     def frames(self) -> int:
@@ -58,6 +60,18 @@ class Course:
     def fields(self) -> int:
         """Frames of the output for each of the input."""
         return _fields(self.reading)
+
+    def check_input(self) -> None:
+        """See that the input is still the file that was scanned.
+
+        Raises:
+            InputError: it was changed, or cannot be reached.
+        """
+        if stamp_of(self.path) != self.stamp:
+            raise InputError(
+                f"{self.path} was changed while it was read; let it be written to its end, and "
+                "run the command again"
+            )
 
     def window(self, span: Sequence[Segment], *, begin: bool) -> Window:
         """What to decode for segments that follow one another.
@@ -117,6 +131,7 @@ def plan_course(job: Job, source: VideoSource, plan: OutputPlan) -> Course | str
         if asked.asked:
             raise OptionError(f"no segments can be made: {reason}; {_advice(job, plan)}")
         return reason
+    stamp = stamp_of(options.input)
     found = scan(options.input, reading=options.reading, streams=options.streams)
     if options.reading.strict and found.ended_early:
         raise DecodeError(
@@ -144,7 +159,24 @@ def plan_course(job: Job, source: VideoSource, plan: OutputPlan) -> Course | str
         shift=first if job.cut or first < 0 else 0,
         reading=options.reading,
         streams=options.streams,
+        stamp=stamp,
     )
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Size and time of change of a file, by which it is known again.
+
+    Raises:
+        InputError: it is no longer there.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise InputError(
+            f"{path} can no longer be read ({error.strerror}); is the disk or the network still "
+            "there?"
+        ) from error
+    return found.st_size, found.st_mtime_ns
 
 
 def digest_of(path: Path) -> str:

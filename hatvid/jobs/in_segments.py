@@ -280,6 +280,7 @@ class InSegments:
     ) -> Receipt | Sequence[Damage]:
         account, course, job = self._account, self._course, self._account.job
         assert self._plan.form is not None
+        course.check_input()
         device = torch.device(facts.device)
         with journal.partial(overwrite=job.options.overwrite) as place:
             sink = VideoSink(

@@ -214,6 +214,7 @@ class _Shelf:
         assert self._open is not None
         partial, writer = self._open
         facts = writer.finish()
+        self._task.course.check_input()
         partial.seal()
         with partial.written.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
