@@ -13,6 +13,7 @@ from hatvid import __version__
 from hatvid.cli.bench import bench
 from hatvid.cli.export import export
 from hatvid.cli.info import info
+from hatvid.cli.jobs import jobs
 from hatvid.cli.lines import one_line
 from hatvid.cli.models import models
 from hatvid.cli.preview import preview
@@ -31,7 +32,7 @@ def cli() -> None:
     """Make videos larger with HAT, losing nothing."""
 
 
-for _command in (upscale, join, info, preview, verify, models, export, seams, bench):
+for _command in (upscale, join, jobs, info, preview, verify, models, export, seams, bench):
     cli.add_command(_command)
 
 

@@ -31,6 +31,11 @@ segment_options = together(
 
 sharing_options = together(
     click.option(
+        "--workers",
+        metavar="N|auto|cuda:0,...",
+        help="Processes that share the segments, each with an engine; auto: one a GPU.",
+    ),
+    click.option(
         "--shard",
         metavar="K/N",
         help="Compute the K-th of N parts; hatvid join puts them together.",
@@ -44,9 +49,22 @@ def given_segments(given: Mapping[str, Any], *, join: bool = False) -> SegmentOp
         length=given["segment"],
         restart=given["restart"],
         per_segment=given["per_segment"],
+        workers=_workers(given.get("workers")),
         shard=_shard(given.get("shard")),
         join_only=join,
     )
+
+
+def _workers(text: str | None) -> int | tuple[str, ...] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return 0
+    if not re.fullmatch(r"\d+", text, re.ASCII):
+        return tuple(text.split(","))
+    if int(text) == 0:
+        raise OptionError("--workers is 0; it must be at least 1, or auto")
+    return int(text)
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

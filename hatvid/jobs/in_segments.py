@@ -16,7 +16,7 @@ from hatvid.errors import OptionError, OutOfMemoryError, OutputError
 from hatvid.jobs.account import Account
 from hatvid.jobs.course import Course, digest_of, plan_course
 from hatvid.jobs.disk import check_room, say_if_full
-from hatvid.jobs.fingerprint import resolved_of, settings_of
+from hatvid.jobs.fingerprint import device_kind, resolved_of, settings_of
 from hatvid.jobs.format import OutputPlan
 from hatvid.jobs.job import Job, said_of_scale
 from hatvid.jobs.join import Damage, Joinable, examine, join, origin_of
@@ -27,6 +27,7 @@ from hatvid.jobs.remarks import Met, remarks
 from hatvid.jobs.segment import Segment, spans
 from hatvid.jobs.upscalers import own_upscaler, settled
 from hatvid.jobs.worker import Task, Worker
+from hatvid.jobs.workers import Assignment, devices_for, share
 from hatvid.upscaler import Description, Upscaler
 from hatvid.video.beside import Beside
 from hatvid.video.encoder_segments import with_threads
@@ -97,6 +98,7 @@ class InSegments:
         self._course = course
         self._wanted = account.job.options.segments
         self._counting = threading.Lock()
+        self._scale: int | None = None
 
     def carry_out(self, upscaler: Upscaler | None, scale: int | None) -> Receipt | ShardReceipt:
         """Do what is left of the job, and join it.
@@ -116,6 +118,9 @@ class InSegments:
             check_room(journal.folder, self._course, self._plan)
             encoder_threads = self._fix(journal)
             own = upscaler is None
+            self._scale = scale
+            if not own and wanted.workers is not None:
+                raise OptionError("an upscaler cannot be shared by several workers; name a model")
             if upscaler is None:
                 upscaler = stack.enter_context(own_upscaler(self._described(journal), scale))
             for note in said_of_scale(upscaler.name, upscaler.network_scale, upscaler.scale):
@@ -156,7 +161,7 @@ class InSegments:
                 f"{len(left)} of {len(self._course.segments)} segments are not done yet "
                 f"({numbers}{' and more' * (len(left) > 8)}); run the shards that have them"
             )
-        self._compute(journal, header, upscaler, facts, left)
+        self._compute(journal, header, upscaler, facts, left, own=own)
         if self._wanted.shard is not None:
             return ShardReceipt(
                 input=info.path,
@@ -178,7 +183,7 @@ class InSegments:
                     "job again, and look whether the disk is sound"
                 )
             again = self._condemned(journal, receipt)
-            self._compute(journal, header, upscaler, facts, again)
+            self._compute(journal, header, upscaler, facts, again, own=own)
         raise AssertionError("the last time ends it")
 
     # What is to be done.
@@ -198,9 +203,20 @@ class InSegments:
     def _described(self, journal: Journal) -> Job:
         """The job, with ``auto`` as it was decided when it was begun."""
         job = self._account.job
-        if journal.header is None:
+        if journal.header is not None:
+            job = replace(job, options=settled(job.options, journal.header.resolved))
+        if self._wanted.workers is None:
             return job
-        return replace(job, options=settled(job.options, journal.header.resolved))
+        devices = devices_for(self._wanted.workers)
+        engine = job.options.engine
+        threads = engine.threads or max(1, torch.get_num_threads() // len(devices))
+        engine = replace(engine, device=devices[0], threads=threads)
+        return replace(job, options=replace(job.options, engine=engine))
+
+    def _decided(self, facts: Description) -> Job:
+        """The job with nothing left to decide."""
+        job = self._account.job
+        return replace(job, options=settled(job.options, resolved_of(facts, 1)))
 
     def _header(self, upscaler: Upscaler, facts: Description, encoder_threads: int) -> Header:
         job, course = self._account.job, self._course
@@ -241,6 +257,8 @@ class InSegments:
         upscaler: Upscaler,
         facts: Description,
         left: Sequence[Segment],
+        *,
+        own: bool,
     ) -> None:
         if not left:
             return
@@ -255,10 +273,27 @@ class InSegments:
         def finished(record: Record) -> None:
             say_if_full(journal.folder, self._course, self._done(journal), account.note)
 
-        reading = account.job.options.reading
-        device = upscaler.device if reading.hwaccel == "cuda" else None
+        if self._wanted.workers is not None and own:
+            assignment = Assignment(
+                task=task,
+                job=self._decided(facts),
+                scale=self._scale,
+                facts=facts,
+                kind=device_kind(facts.device),
+            )
+            upscaler.close()  # each worker has its own
+            share(
+                assignment,
+                devices_for(self._wanted.workers),
+                left,
+                advanced=advanced,
+                finished=finished,
+                note=account.note,
+            )
+            return
+        stay = upscaler.device if account.job.options.reading.hwaccel == "cuda" else None
         worker = Worker(
-            task, upscaler, facts, device=device if device and device.type == "cuda" else None
+            task, upscaler, facts, device=stay if stay is not None and stay.type == "cuda" else None
         )
         for span in spans(left):
             worker.work(span, advanced=advanced, finished=finished)

@@ -123,6 +123,25 @@ class Journal:
             for path in self.folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
+    def peek(self) -> Header | None:
+        """The header, without a lock; None where there is none.
+
+        Raises:
+            OutputError: it cannot be believed.
+        """
+        return self._read_header()
+
+    def in_use(self) -> bool:
+        """Whether somebody works here now."""
+        locks = [FileLock(path, timeout=0) for path in self.folder.glob("lock*")]
+        for lock in locks:
+            try:
+                lock.acquire()
+            except (Timeout, OSError):
+                return True
+            lock.release()
+        return False
+
     def record(self, number: int) -> Record | None:
         """What is known of a finished segment, None where it is to be done (again)."""
         assert self.header is not None

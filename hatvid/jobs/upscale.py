@@ -75,6 +75,7 @@ def upscale(
     segment: float | None = None,
     restart: bool = False,
     per_segment: bool = False,
+    workers: int | tuple[str, ...] | None = None,
     shard: tuple[int, int] | None = None,
     overwrite: bool = False,
     verify: Literal["full", "quick", "none"] = "full",
@@ -93,7 +94,7 @@ def upscale(
         in_matrix: the input's matrix by FFmpeg's name, whatever it says itself; likewise
             primaries, transfer, range (``limited``, ``full``) and chroma location.
         segment: seconds of the parts that are kept once done, 0 for none; likewise
-            ``restart``, ``per_segment`` and ``shard``, (k, n), see
+            ``restart``, ``per_segment``, ``workers`` and ``shard``, (k, n), see
             :class:`~hatvid.segment_options.SegmentOptions`.
         progress: told what happens.
         upscaler: runs the frames in place of the one that ``model`` and the engine
@@ -151,7 +152,11 @@ def upscale(
             map=tuple(StreamSpecifier.parse(text) for text in map),
         ),
         segments=SegmentOptions(
-            length=segment, restart=restart, per_segment=per_segment, shard=shard
+            length=segment,
+            restart=restart,
+            per_segment=per_segment,
+            workers=workers,
+            shard=shard,
         ),
         format=format,
         start=None if start is None else TimePoint.parse(start),

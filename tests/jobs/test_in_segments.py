@@ -14,6 +14,7 @@ from typing import Any
 
 import av
 import pytest
+import torch
 from torch import Tensor, nn
 
 import hatvid
@@ -41,6 +42,15 @@ class Counting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.frames += len(x)
         return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Such small pictures take longer with several."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
