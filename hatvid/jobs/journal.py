@@ -70,8 +70,8 @@ class Journal:
         """As it lies there, if it does."""
 
     def __enter__(self) -> Self:
-        self._make()
         try:
+            self._make()
             self._lock()
             if self._anew:
                 self.restart()
@@ -79,7 +79,10 @@ class Journal:
                 self.header = self._read_header()
             if self._shard is None:
                 self._sweep()
-        except BaseException:
+        except BaseException as error:
+            # A signal may come between making the folder and knowing it.
+            if not isinstance(error, OutputError):
+                self._leave()
             self._release()
             raise
         return self
@@ -90,9 +93,7 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Nothing is lost with a journal that has nothing.
-        if self._shard is None and not self._gone and not any(self.folder.glob("*.nut")):
-            self.remove()
+        self._leave()
         self._release()
 
     def begin(self, header: Header) -> None:
@@ -186,6 +187,11 @@ class Journal:
             raise OutputError(
                 f"{self.folder} is a link to elsewhere, and is not followed; remove it"
             )
+
+    def _leave(self) -> None:
+        """Nothing is lost with a journal that has nothing."""
+        if self._shard is None and not self._gone and not any(self.folder.glob("*.nut")):
+            self.remove()
 
     def _lock(self) -> None:
         own = "lock" if self._shard is None else f"lock.{self._shard[0]}-of-{self._shard[1]}"
