@@ -38,12 +38,6 @@ class SegmentOptions:
     join_only: bool = False
     """Compute nothing: put together what shards made."""
 
-    cluster: str | None = None
-    """Address of a Ray cluster, or ``auto``."""
-
-    mixed: bool = False
-    """Accept workers of a cluster whose devices are of different kinds."""
-
     def __post_init__(self) -> None:
         if self.length is not None and not (math.isfinite(self.length) and self.length >= 0):
             raise OptionError(f"segment is {self.length}; it must be 0 or more seconds")
@@ -54,19 +48,11 @@ class SegmentOptions:
                 raise OptionError(f"workers names {device!r}; name devices as cuda:0,cuda:1")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             raise OptionError(f"shard is {self.shard[0]}/{self.shard[1]}; write 1/N to N/N")
-        ways = {
-            "workers": self.workers is not None,
-            "shard": self.shard is not None,
-            "cluster": self.cluster is not None,
-        }
-        chosen = [name for name, wanted in ways.items() if wanted]
-        if len(chosen) > 1 and set(chosen) != {"workers", "shard"}:
-            raise OptionError(f"{' and '.join(chosen)} exclude each other; leave one out")
-        if self.length == 0 and (chosen or self.join_only):
+        if self.length == 0 and self.asked:
             raise OptionError("segment 0 makes no segments to share out; leave it out")
 
     @property
     def asked(self) -> bool:
         """Whether there must be segments."""
-        ways = (self.length, self.workers, self.shard, self.cluster)
-        return any(way is not None for way in ways) or self.join_only
+        ways = (self.workers, self.shard)
+        return bool(self.length) or any(way is not None for way in ways) or self.join_only
