@@ -48,6 +48,11 @@ class SegmentOptions:
                 raise OptionError(f"workers names {device!r}; name devices as cuda:0,cuda:1")
         if self.shard is not None and not 1 <= self.shard[0] <= self.shard[1]:
             raise OptionError(f"shard is {self.shard[0]}/{self.shard[1]}; write 1/N to N/N")
+        if self.shard is not None and self.restart:
+            raise OptionError(
+                "restart would throw away what other shards did; clean up once with hatvid jobs "
+                "clean, then start the shards"
+            )
         if self.length == 0 and self.asked:
             raise OptionError("segment 0 makes no segments to share out; leave it out")
 

@@ -131,6 +131,9 @@ class InSegments:
                         return self._attempt(journal, upscaler, encoder_threads, own=own)
                     except OutOfMemoryError as error:
                         # One output has one tiling: what is done with another is of no use.
+                        # But what others do is theirs.
+                        if wanted.shard is not None or wanted.workers is not None:
+                            raise
                         self._account.start_over(self._source, upscaler, error)
                         journal.restart()
             except BaseException as error:

@@ -194,6 +194,7 @@ def test_what_is_kept_is_listed_shown_and_cleaned(
     [
         (["--shard", "3/2"], "write 1/N to N/N"),
         (["--shard", "half"], "is no part"),
+        (["--shard", "1/2", "--restart"], "throw away what other shards did"),
         (["--workers", "0"], "at least 1, or auto"),
         (["--workers", "tpu:1"], "name devices as cuda:0,cuda:1"),
         (["--segment", "-1"], "0 or more seconds"),

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 
 import hatvid
-from hatvid.errors import InputError, OptionError, OutputError, UsageError
+from hatvid.engine.eager import EagerEngine
+from hatvid.errors import InputError, OptionError, OutOfMemoryError, OutputError, UsageError
 from hatvid.jobs import in_segments, worker
 from hatvid.jobs.journal import Journal, folder_for
 from hatvid.jobs.progress import Silent
 from hatvid.jobs.receipt import Receipt, ShardReceipt
-from hatvid.options import EngineOptions
+from hatvid.options import EngineOptions, TileOptions
 from hatvid.upscaler import Upscaler
 from hatvid.video.segment_file import SegmentWriter
 from hatvid.video.window import WindowSource
@@ -564,6 +565,45 @@ def test_an_output_that_is_not_its_input_deletes_nothing(
     with pytest.raises(OutputError):
         job()
     assert not (tmp_path / "out.mkv").exists()
+
+
+class Small:
+    """Builds engines that give up larger tiles than 32 pixels after some frames."""
+
+    def __init__(self, frames: int) -> None:
+        self.left = frames
+
+    def __call__(self, module: nn.Module, spec: Any, resolved: Any, fingerprint: Any) -> Any:
+        small = self
+
+        class Limited(EagerEngine):
+            def run(self, tiles: Tensor) -> Tensor:
+                small.left -= 1
+                if small.left < 0 and max(spec.height, spec.width) > 32:
+                    raise OutOfMemoryError("memory ran out; choose a smaller tile")
+                return super().run(tiles)
+
+        return Limited(module, spec)
+
+
+def test_memory_that_runs_out_begins_anew_with_one_tiling(
+    job: Callable[..., Receipt], tmp_path: Path
+) -> None:
+    options = EngineOptions(engine="eager", threads=1)
+    small = Upscaler(
+        Counting(),
+        scale=2,
+        engine_options=options,
+        tile_options=TileOptions(tile=64),
+        fingerprint="repeats pixels",
+        engine_factory=Small(40),
+    )
+    told = Stopping()
+    receipt = job(upscaler=small, progress=told)
+    assert receipt.frames == FRAMES
+    assert len(told.counts) > FRAMES + 30, "all of it again"
+    assert any("memory ran out after" in note for note in receipt.notes)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.mkv"]
 
 
 # Encoders whose rate is of the whole video.
