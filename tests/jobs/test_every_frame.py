@@ -14,7 +14,7 @@ import pytest
 from torch import Tensor, nn
 
 import hatvid
-from hatvid.options import EngineOptions
+from hatvid.options import EngineOptions, ReuseOptions
 
 WIDTH, HEIGHT, FRAMES = 64, 48, 23
 
@@ -163,10 +163,13 @@ def test_a_broken_packet_repeats_the_frame_before(repeat: hatvid.Upscaler, tmp_p
 PEAK = """
 import resource, sys
 import hatvid
-from hatvid.options import EngineOptions
+from hatvid.options import EngineOptions, ReuseOptions
 sys.path.insert(0, sys.argv[1])
 from test_every_frame import RepeatPixels
-up = hatvid.Upscaler(RepeatPixels(), scale=2, engine_options=EngineOptions(engine="eager"))
+# What is kept for reuse is bounded: it is full after a few frames of either clip.
+reuse = ReuseOptions(memory=16)
+eager = EngineOptions(engine="eager")
+up = hatvid.Upscaler(RepeatPixels(), scale=2, engine_options=eager, reuse=reuse)
 receipt = hatvid.upscale(sys.argv[2], sys.argv[3], upscaler=up, preset="ultrafast")
 print(receipt.frames, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
