@@ -28,7 +28,7 @@ from hatvid.upscaler import EngineFactory, Upscaler
 from hatvid.video.sink import VideoSink
 from hatvid.video.source import VideoSource
 
-__all__ = ["STAGES", "PipelineCost", "Run", "made_up_clip", "pipeline_cost"]
+__all__ = ["PipelineCost", "Run", "STAGES", "made_up_clip", "pipeline_cost"]
 
 FRAMES = 72
 """Of a clip, at most: the encoder holds back some tens of frames to look ahead, and finishes
