@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def test_no_such_command(hatvid: Callable[..., Any], refusal: Refused) -> None:
 def test_no_command_at_all_shows_the_help(hatvid: Callable[..., Any]) -> None:
     outcome = hatvid()
     assert outcome.code == 2
-    assert "upscale  Make a video 2, 3 or 4 times larger." in outcome.err
+    assert re.search("upscale +Make a video 2, 3 or 4 times larger.", outcome.err)
 
 
 def test_what_was_noted_on_the_way_does_not_hide_the_reason(

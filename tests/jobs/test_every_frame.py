@@ -14,7 +14,7 @@ import pytest
 from torch import Tensor, nn
 
 import hatvid
-from hatvid.options import EngineOptions, ReuseOptions
+from hatvid.options import EngineOptions
 
 WIDTH, HEIGHT, FRAMES = 64, 48, 23
 

@@ -142,7 +142,7 @@ def test_the_default_engine_writes_the_same_packets(
         up = Upscaler(
             network,
             scale=2,
-            engine_options=EngineOptions(threads=2),
+            engine_options=EngineOptions(threads=2, streams="auto"),
             tile_options=tiles,
             reuse=reuse,
             fingerprint="of this test",

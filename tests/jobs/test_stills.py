@@ -21,6 +21,7 @@ from hatvid.jobs.picture_plan import check_pattern_output, plan_pictures
 from hatvid.jobs.progress import Started
 from hatvid.jobs.stills import PictureReceipt, place_file, run_pictures
 from hatvid.options import EngineOptions, SizeOptions
+from hatvid.reuse import Reused
 
 
 def upscale_picture(
@@ -77,6 +78,7 @@ class Told:
         self.events: list[str] = []
         self.there: list[str] = []
         self.folder: Path | None = None
+        self.tiles = Reused()
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -88,6 +90,9 @@ class Told:
 
     def advanced(self, frames: int) -> None:
         self.events.append(f"{frames} done")
+
+    def reused(self, tiles: Reused) -> None:
+        self.tiles = tiles
 
     def publishing(self) -> None:
         assert threading.current_thread() is threading.main_thread()
