@@ -17,6 +17,7 @@ from hatvid.bench.material import Network, moving_frames, published_flops, redra
 from hatvid.bench.material import network as named
 from hatvid.bench.networks import published
 from hatvid.bench.runner import Frames, Task
+from hatvid.engine.settings import cpu_threads
 from hatvid.errors import OptionError
 from hatvid.model.hat import HAT, HATConfig
 
@@ -82,7 +83,7 @@ def test_every_part_of_a_redrawn_network_is_seen(small: HATConfig) -> None:
     theirs = published(visible)
     redraw(theirs, visible)
     picture = moving_frames(1, 32, 32)
-    with torch.no_grad():
+    with torch.no_grad(), cpu_threads(1):  # for such small maps more only wait for each other
         before = theirs(picture)
         for name, value in theirs.named_parameters():
             kept = value.clone()
