@@ -24,7 +24,7 @@ from hatvid.jobs.receipt import Receipt
 from hatvid.jobs.remarks import Met, remarks
 from hatvid.jobs.sources import given_by, open_source
 from hatvid.jobs.stills import PictureReceipt, place_file, run_pictures
-from hatvid.jobs.upscalers import own_upscaler
+from hatvid.jobs.upscalers import Load, own_upscaler
 from hatvid.jobs.verify import verify
 from hatvid.options import JobOptions
 from hatvid.reuse import Reused
@@ -39,7 +39,11 @@ __all__ = ["run_job"]
 
 
 def run_job(
-    job: Job, *, progress: Progress | None = None, upscaler: Upscaler | None = None
+    job: Job,
+    *,
+    progress: Progress | None = None,
+    upscaler: Upscaler | None = None,
+    load: Load = own_upscaler,
 ) -> Receipt | PictureReceipt:
     """Carry a job out.
 
@@ -47,6 +51,8 @@ def run_job(
         job: as planned.
         progress: told what happens.
         upscaler: used in place of the one that the job describes; it stays open.
+        load: where the one that the job describes comes from, once all that can be refused
+            without it has been.
 
     Raises:
         HatvidError: see :mod:`hatvid.errors`; nothing lies under the output's name then.
@@ -64,7 +70,7 @@ def run_job(
     if job.pictures is not None:
         if upscaler is not None:
             return run_pictures(job.pictures, upscaler, size=options.size, progress=progress)
-        with own_upscaler(job, job.scale) as own:
+        with load(job, job.scale) as own:
             return run_pictures(job.pictures, own, size=options.size, progress=progress)
     with ExitStack() as stack:
         while True:
@@ -89,7 +95,7 @@ def run_job(
                 for note in plan.notes:
                     run.note(note)
                 if upscaler is None and not job.as_is:
-                    upscaler = stack.enter_context(own_upscaler(job, scale))
+                    upscaler = stack.enter_context(load(job, scale))
                 if upscaler is not None:
                     _say_of_scale(run, upscaler)
                 try:

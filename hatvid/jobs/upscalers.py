@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 from hatvid.jobs.job import Job
 from hatvid.options import SizeOptions
 from hatvid.upscaler import Upscaler
 
-__all__ = ["own_upscaler"]
+__all__ = ["Load", "own_upscaler"]
+
+Load = Callable[[Job, int | None], AbstractContextManager[Upscaler]]
+"""Like :func:`own_upscaler`."""
 
 
 def own_upscaler(job: Job, scale: int | None) -> Upscaler:
