@@ -119,10 +119,12 @@ class OpenVINOEngine:
         check_input(self.spec, tiles)
         parts = tiles.detach().contiguous().chunk(len(self._requests))
         try:
-            for request, part in zip(self._requests, parts, strict=True):
-                request.set_input_tensor(openvino.Tensor(part.numpy(), shared_memory=True))
-                request.start_async()
-            self._wait()
+            try:
+                for request, part in zip(self._requests, parts, strict=True):
+                    request.set_input_tensor(openvino.Tensor(part.numpy(), shared_memory=True))
+                    request.start_async()
+            finally:
+                self._wait()  # for those that were started, if one could not be
         except RuntimeError as error:
             if re.search("bad_alloc|allocate", _reason(error)):
                 raise OutOfMemoryError(
