@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -73,6 +74,7 @@ def code_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+@cache
 def hatvid_version() -> str:
     """The installed version; empty in a checkout that is not installed."""
     try:
@@ -81,6 +83,7 @@ def hatvid_version() -> str:
         return ""
 
 
+@cache
 def library_version(engine: str) -> str:
     """Of the library beside PyTorch that an engine runs on; empty where there is none."""
     library = {"openvino": "openvino", "tensorrt": "torch-tensorrt"}.get(engine)
