@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from hatvid.errors import InputError
+from hatvid.options import ColorOptions
 from hatvid.video.chroma import enlarge, reduce
 from hatvid.video.convert import PlaneLayout
 
@@ -89,6 +90,10 @@ class ColorTags:
     primaries: int = UNSPECIFIED
     transfer: int = UNSPECIFIED
     chroma_location: int = 0
+
+    def overruled_by(self, given: ColorOptions) -> ColorTags:
+        """The same, with what is given in place of what is said."""
+        return replace(self, **{k: code for k, code in vars(given).items() if code is not None})
 
     def describe(self) -> str:
         """``bt709 limited``, as it is shown to a person."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -112,8 +112,7 @@ def frame_tags(frame: av.VideoFrame, given: ColorOptions) -> ColorTags:
         transfer=int(frame.color_trc),
         chroma_location=int(frame.chroma_location),
     )
-    changed = {name: value for name, value in vars(given).items() if value is not None}
-    return replace(tags, **changed)
+    return tags.overruled_by(given)
 
 
 def _known(table: dict[str, int], code: int, unspecified: int) -> str | None:

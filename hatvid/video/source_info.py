@@ -151,16 +151,14 @@ def _tags(frame: av.VideoFrame, colors: ColorOptions) -> ColorTags:
     if extent is None and frame.format.name.startswith("yuvj"):
         extent = True
 
-    def chosen[T](said: T | None, tagged: T) -> T:
-        return tagged if said is None else said
-
-    return ColorTags(
-        matrix=chosen(colors.matrix, int(frame.colorspace)),
-        full_range=chosen(colors.full_range, extent),
-        primaries=chosen(colors.primaries, int(frame.color_primaries)),
-        transfer=chosen(colors.transfer, int(frame.color_trc)),
-        chroma_location=chosen(colors.chroma_location, int(frame.chroma_location)),
+    tags = ColorTags(
+        matrix=int(frame.colorspace),
+        full_range=extent,
+        primaries=int(frame.color_primaries),
+        transfer=int(frame.color_trc),
+        chroma_location=int(frame.chroma_location),
     )
+    return tags.overruled_by(colors)
 
 
 def _display_matrix(frame: av.VideoFrame, stream: av.VideoStream) -> tuple[int, ...] | None:

@@ -70,6 +70,7 @@ class ScriptSource(VideoSource):
         self._path = path
         self.notes: list[str] = []
         self._rounded = 0
+        self._varies = False
         self.shown = Presented()
         """The times of the frames given so far."""
         self._held = contextlib.ExitStack()
@@ -203,7 +204,6 @@ class ScriptSource(VideoSource):
         ticks = lcm(_TICKS, self._step.denominator)
         ticks = ticks if ticks <= _MOST_TICKS else _TICKS
         aspect = number_in(first.props, "_SARNum") or 0, number_in(first.props, "_SARDen") or 0
-        said = {name: code for name, code in vars(colors).items() if code is not None}
         return SourceInfo(
             path=self._path,
             container="vapoursynth",
@@ -211,7 +211,7 @@ class ScriptSource(VideoSource):
             width=clip.width,
             height=clip.height,
             layout=layout,
-            tags=replace(self._said, **said),
+            tags=self._said.overruled_by(colors),
             time_base=Fraction(1, ticks),
             # That of a clip whose frames do not follow it says nothing.
             average_rate=rate if told in (None, 1 / rate if rate else None) else None,
@@ -272,8 +272,9 @@ class ScriptSource(VideoSource):
             )
 
     def _compare(self, tags: ColorTags, number: int) -> None:
-        if tags == self._said or any("other colours" in note for note in self.notes):
+        if tags == self._said or self._varies:
             return
+        self._varies = True
         self.notes.append(
             f"from frame {number} on the script says other colours ({tags.describe()}) than before "
             f"({self._said.describe()}): all are taken for the latter"

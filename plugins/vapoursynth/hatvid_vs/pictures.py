@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -57,13 +56,7 @@ class Reading:
         Raises:
             InputError: its matrix is one that hatvid has no formula for.
         """
-        said, colors = tags_of(props), self._colors
-        if colors.matrix is not None:
-            said = replace(said, matrix=colors.matrix)
-        if colors.full_range is not None:
-            said = replace(said, full_range=colors.full_range)
-        if colors.chroma_location is not None:
-            said = replace(said, chroma_location=colors.chroma_location)
+        said = tags_of(props).overruled_by(self._colors)
         tags = assumed(said, self._layout, *self._size)
         if said.describe() != tags.describe() and self._layout.family != "rgb":
             with self._lock:
