@@ -133,3 +133,26 @@ def ffprobe() -> Callable[..., dict[str, Any]]:
         return answer
 
     return run
+
+
+@pytest.fixture(scope="session")
+def smallest_hat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the smallest HAT there can be, of scale 2."""
+    import torch
+    from safetensors.torch import save_file
+
+    from hatvid.model.hat import HAT, HATConfig
+
+    torch.manual_seed(2)
+    config = HATConfig(
+        embed_dim=12,
+        depths=(1,),
+        num_heads=(2,),
+        num_feat=8,
+        compress_ratio=3,
+        squeeze_factor=12,
+        upscale=2,
+    )
+    path = tmp_path_factory.mktemp("smallest") / "hat.safetensors"
+    save_file({k: v.contiguous() for k, v in HAT(config).state_dict().items()}, path)
+    return path

@@ -13,10 +13,6 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import save_file
-
-from hatvid.model.hat import HAT, HATConfig
 
 RECIPES = Path(__file__).parents[2] / "pipelines"
 
@@ -54,21 +50,9 @@ def run(
 
 
 @pytest.fixture(scope="session")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of the smallest HAT there can be, of scale 2."""
-    torch.manual_seed(2)
-    config = HATConfig(
-        embed_dim=12,
-        depths=(1,),
-        num_heads=(2,),
-        num_feat=8,
-        compress_ratio=3,
-        squeeze_factor=12,
-        upscale=2,
-    )
-    path = tmp_path_factory.mktemp("network") / "tiny.safetensors"
-    save_file({k: v.contiguous() for k, v in HAT(config).state_dict().items()}, path)
-    return path
+def network(smallest_hat: Path) -> Path:
+    """A checkpoint of scale 2."""
+    return smallest_hat
 
 
 @pytest.fixture(scope="session")

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import vapoursynth as vs
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hatvid.engine.eager import EagerEngine
-from hatvid.model.hat import HAT, HATConfig
 
 Planes = list[Tensor]
 
 
 @pytest.fixture(scope="session")
-def network(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The smallest HAT there can be, of scale 2: the path of its checkpoint."""
-    torch.manual_seed(2)
-    config = HATConfig(
-        embed_dim=12,
-        depths=(1,),
-        num_heads=(2,),
-        num_feat=8,
-        compress_ratio=3,
-        squeeze_factor=12,
-        upscale=2,
-    )
-    path = tmp_path_factory.mktemp("network") / "tiny.safetensors"
-    save_file({k: v.contiguous() for k, v in HAT(config).state_dict().items()}, path)
-    return str(path)
+def network(smallest_hat: Path) -> str:
+    """A checkpoint of scale 2."""
+    return str(smallest_hat)
 
 
 @pytest.fixture(scope="session")
