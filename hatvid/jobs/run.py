@@ -210,7 +210,9 @@ class _Run:
             if upscaler is None:
                 facts = as_is(source.info)
             else:
-                facts = upscaler.warm_up(source.info.height, source.info.width)
+                facts = upscaler.warm_up(
+                    source.info.height, source.info.width, ahead=_expected_frames(source)
+                )
                 if upscaler.reuse.tolerance and facts.streamed:
                     self.note(
                         f"engine {facts.engine} takes whole frames: the reuse tolerance is left "
