@@ -23,7 +23,7 @@ from hatvid.jobs.receipt import Receipt
 from hatvid.jobs.upscale import upscale
 from hatvid.model.fingerprint import state_dict_hash
 from hatvid.model.zoo import load_model, resolve_model
-from hatvid.options import EngineOptions
+from hatvid.options import EngineOptions, ReuseOptions
 from hatvid.upscaler import EngineFactory, Upscaler
 from hatvid.video.sink import VideoSink
 from hatvid.video.source import VideoSource
@@ -81,10 +81,6 @@ class PipelineCost:
     scale: int
     frames: int
     rounds: int
-    reused: float
-    """Share of the tiles that were not computed: the clip repeats itself, and what the
-    network takes is too small."""
-
     instant: Run
     real: Run
 
@@ -131,6 +127,8 @@ def pipeline_cost(
             fingerprint=state_dict_hash(network),
             engine_factory=factory,
             name=resolve_model(model).name,
+            # Rounds repeat the clip: what is reused in one would be missing in the other.
+            reuse=ReuseOptions(mode="off"),
         )
 
     watch = _Watched()
@@ -160,7 +158,6 @@ def pipeline_cost(
             scale=real.scale,
             frames=receipt.frames,
             rounds=rounds,
-            reused=receipt.reused.share,
             instant=_middle(runs[instant]),
             real=_middle(runs[real]),
         )

@@ -17,7 +17,7 @@ from hatvid.bench.runner import Array, Frames, Task
 
 __all__ = ["ClipRunner"]
 
-ENDLESS = 2**31 - 1
+ENDLESS = 2**20
 """Frames of a clip, at most."""
 
 

@@ -81,5 +81,3 @@ def _print(cost: PipelineCost, markdown: bool) -> None:
     Console(width=120, highlight=False).print(table)
     click.echo(f"job without the network: {cost.ratio:.1%} of the job with it")
     click.echo("decode and encode run beside the others; the proof follows the job")
-    if cost.reused:
-        click.echo(f"{cost.reused:.0%} of the tiles were not computed, as the clip repeats itself")

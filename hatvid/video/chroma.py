@@ -28,21 +28,21 @@ def enlarge(chroma: Tensor, factor: int, offset: float, length: int, *, vertical
     """
     if factor == 1:
         return chroma
-    if vertical:
-        return enlarge(chroma.mT, factor, offset, length, vertical=False).transpose(-1, -2)
     first = offset * (factor - 1)
     low, rows = _taps(tuple((phase - first) / factor for phase in range(factor)), 1)
-    return _filtered(chroma, low, rows, 1).flatten(-2)[..., :length]
+    axis = -2 if vertical else -1
+    sums = _filtered(chroma, low, rows, 1, axis)
+    larger = torch.stack(sums, axis if vertical else chroma.ndim).flatten(axis - 1, axis)
+    return larger.narrow(axis, 0, length)
 
 
 def reduce(chroma: Tensor, factor: int, offset: float, *, vertical: bool) -> Tensor:
     """Make planes smaller along one axis, the inverse of :func:`enlarge`."""
     if factor == 1:
         return chroma
-    if vertical:
-        return reduce(chroma.mT, factor, offset, vertical=False).mT
     low, rows = _taps((offset * (factor - 1),), factor)
-    return _filtered(chroma, low, rows, factor).flatten(-2)
+    (smaller,) = _filtered(chroma, low, rows, factor, -2 if vertical else -1)
+    return smaller
 
 
 def _catmull_rom(x: float) -> float:
@@ -67,32 +67,44 @@ def _taps(centers: tuple[float, ...], widen: int) -> tuple[int, tuple[tuple[floa
     return low, tuple(rows)
 
 
-def _mirrored(planes: Tensor, before: int, after: int) -> Tensor:
-    """Pad the last axis by mirroring about its edges, edge sample included."""
-    length = planes.shape[-1]
+def _mirrored(planes: Tensor, before: int, after: int, axis: int) -> Tensor:
+    """Pad an axis by mirroring about its edges, edge sample included."""
+    length = planes.shape[axis]
+    if before <= length and after <= length:
+        head, tail = planes.narrow(axis, 0, before), planes.narrow(axis, length - after, after)
+        return torch.cat([head.flip(axis), planes, tail.flip(axis)], axis)
     first, last = -before // length, (length + after - 1) // length
     # Every second copy is turned round. No table of positions: on a GPU it would have to be
     # built, or copied there, for each frame.
-    turned = planes.flip(-1)
-    copies = torch.cat([turned if k % 2 else planes for k in range(first, last + 1)], -1)
-    start = -before - first * length
-    return copies[..., start : start + before + length + after]
+    turned = planes.flip(axis)
+    copies = torch.cat([turned if k % 2 else planes for k in range(first, last + 1)], axis)
+    return copies.narrow(axis, -before - first * length, before + length + after)
 
 
-def _filtered(planes: Tensor, low: int, rows: Sequence[Sequence[float]], step: int) -> Tensor:
-    """Weighted sums of taps low.. of the last axis: (..., len) -> (..., len/step, rows)."""
+def _filtered(
+    planes: Tensor, low: int, rows: Sequence[Sequence[float]], step: int, axis: int
+) -> list[Tensor]:
+    """Weighted sums of taps low.. of an axis, of every step-th place: one tensor a row."""
     taps = len(rows[0])
-    length = planes.shape[-1]
+    length = planes.shape[axis]
     count = -(-length // step)
     after = max(0, (count - 1) * step + low + taps - length)
-    padded = _mirrored(planes, max(0, -low), after)
-    padded = padded[..., max(0, low) :]
+    padded = _mirrored(planes, max(0, -low), after, axis)
+    skipped = max(0, low)
+    # Every step-th sample is brought together once, so that each tap reads what lies side by
+    # side; along columns it does already.
+    lanes = []
+    for lane in range(step):
+        part = padded.movedim(axis, -1)[..., skipped + lane :: step].movedim(-1, axis)
+        lanes.append(part.contiguous() if axis == -1 else part)
     sums = []
     for weights in rows:
         out = None
         for tap, weight in enumerate(weights):
-            part = padded[..., tap : tap + (count - 1) * step + 1 : step] * weight
-            out = part if out is None else out + part
+            if weight == 0:
+                continue
+            part = lanes[tap % step].narrow(axis, tap // step, count)
+            out = part * weight if out is None else out.add_(part, alpha=weight)
         assert out is not None
         sums.append(out)
-    return torch.stack(sums, -1)
+    return sums

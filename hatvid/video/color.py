@@ -221,8 +221,9 @@ def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Te
         return (luma,)
     _, right, below = _CHROMA_OFFSETS.get(tags.chroma_location, ("none", 0.0, 0.0))
     chroma = yuv[:, 1:]
-    chroma = reduce(chroma, 1 << layout.log2_chroma_w, right, vertical=False)
+    # Rows first: their sums are the cheaper ones, and leave fewer of the others.
     chroma = reduce(chroma, 1 << layout.log2_chroma_h, below, vertical=True)
+    chroma = reduce(chroma, 1 << layout.log2_chroma_w, right, vertical=False)
     codes = _quantised(_chroma_to_codes(chroma, depth, full, tags.matrix), layout)
     return (luma, codes[:, 0], codes[:, 1])
 
@@ -335,4 +336,6 @@ def _apply(rows: _Rows, channels: Tensor) -> Tensor:
     # By hand, not by a matrix product: a product may run in TF32 or bf16 by a
     # setting of the process, and colour is fp32 whatever the network computes in.
     first, second, third = channels.unbind(1)
-    return torch.stack([first * a + second * b + third * c for a, b, c in rows], 1)
+    return torch.stack(
+        [(first * a).add_(second, alpha=b).add_(third, alpha=c) for a, b, c in rows], 1
+    )
