@@ -35,6 +35,13 @@ class SegmentOptions:
     shard: tuple[int, int] | None = None
     """(k, n): compute the k-th of n parts, counted from 1, and leave the rest to others."""
 
+    cluster: str | None = None
+    """Address of a Ray cluster whose machines compute, ``auto`` for the one that this machine
+    belongs to; ``workers`` then counts actors."""
+
+    mixed: bool = False
+    """Let devices of several kinds take part, whose bits differ."""
+
     join_only: bool = False
     """Compute nothing: put together what shards made."""
 
@@ -53,11 +60,20 @@ class SegmentOptions:
                 "restart would throw away what other shards did; clean up once with hatvid jobs "
                 "clean, then start the shards"
             )
+        if self.cluster is not None and isinstance(self.workers, tuple):
+            raise OptionError("in a cluster Ray chooses the devices; give workers a number")
+        if self.mixed and not self.shared:
+            raise OptionError("mixed is for several workers; leave it out")
         if self.length == 0 and self.asked:
             raise OptionError("segment 0 makes no segments to share out; leave it out")
 
     @property
+    def shared(self) -> bool:
+        """Whether other processes compute."""
+        return self.workers is not None or self.cluster is not None
+
+    @property
     def asked(self) -> bool:
         """Whether there must be segments."""
-        ways = (self.workers, self.shard)
+        ways = (self.workers, self.cluster, self.shard)
         return bool(self.length) or any(way is not None for way in ways) or self.join_only

@@ -36,6 +36,14 @@ sharing_options = together(
         help="Processes that share the segments, each with an engine; auto: one a GPU.",
     ),
     click.option(
+        "--cluster",
+        metavar="ADDRESS|auto|local",
+        help="Share the segments among the machines of a Ray cluster; --workers limits how many.",
+    ),
+    click.option(
+        "--mixed", is_flag=True, help="Let devices of several kinds take part; their bits differ."
+    ),
+    click.option(
         "--shard",
         metavar="K/N",
         help="Compute the K-th of N parts; hatvid join puts them together.",
@@ -50,6 +58,8 @@ def given_segments(given: Mapping[str, Any], *, join: bool = False) -> SegmentOp
         restart=given["restart"],
         per_segment=given["per_segment"],
         workers=_workers(given.get("workers")),
+        cluster=given.get("cluster"),
+        mixed=given.get("mixed", False),
         shard=_shard(given.get("shard")),
         join_only=join,
     )

@@ -49,9 +49,9 @@ class Account:
         for note in new:
             self.note(note)
 
-    def note_scale(self, upscaler: Upscaler) -> None:
+    def note_scale(self, name: str, network_scale: int, scale: int) -> None:
         """Where a larger network stands in for the scale that was asked for."""
-        for note in said_of_scale(upscaler.name, upscaler.network_scale, upscaler.scale):
+        for note in said_of_scale(name, network_scale, scale):
             self.note(note)
 
     def note_reuse(self, upscaler: Upscaler, facts: Description) -> None:

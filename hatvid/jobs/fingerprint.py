@@ -4,7 +4,7 @@ the same packets."""
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -14,75 +14,119 @@ from hatvid.jobs.format import OutputPlan
 from hatvid.jobs.job import Job
 from hatvid.jobs.records import Resolved
 from hatvid.options import ReuseOptions
-from hatvid.upscaler import Description
+from hatvid.upscaler import Description, Upscaler
 from hatvid.video.encoding import library_versions
 
-__all__ = ["device_kind", "resolved_of", "settings_of", "versions_of"]
+__all__ = [
+    "Described",
+    "device_kind",
+    "resolved_of",
+    "settings_by",
+    "settings_of",
+    "versions_of",
+]
 
 _PACKAGES = ("hatvid", "av", "torch")
 _OF_ENGINES = {"openvino": "openvino", "tensorrt": "torch-tensorrt"}
 
 
-def settings_of(
-    job: Job,
-    course: Course,
-    plan: OutputPlan,
-    facts: Description,
-    *,
-    reuse: ReuseOptions,
-    source: str,
-    model: str,
-) -> dict[str, str]:
-    """All that decides about packets.
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What computes, with ``auto`` decided.
 
     Args:
-        facts: of the upscaler that runs, or would.
-        reuse: likewise.
+        reuse: of results; with a tolerance, its memory is decided too.
+        fingerprint: names the network exactly.
+        kind: of the device.
+        versions: of all that computes, decodes and encodes, by name.
+    """
+
+    facts: Description
+    reuse: ReuseOptions
+    fingerprint: str
+    name: str
+    network_scale: int
+    kind: str
+    versions: dict[str, str]
+
+    @classmethod
+    def of(cls, upscaler: Upscaler, facts: Description) -> Described:
+        """That of an upscaler, described where it runs."""
+        return cls(
+            facts=facts,
+            reuse=upscaler.reuse,
+            fingerprint=upscaler.fingerprint or "",
+            name=upscaler.name,
+            network_scale=upscaler.network_scale,
+            kind=device_kind(facts.device),
+            versions=versions_of(facts.engine),
+        )
+
+
+def settings_of(job: Job, course: Course, plan: OutputPlan, *, source: str) -> dict[str, str]:
+    """All that decides about packets, but what computes.
+
+    Args:
         source: digest of the input.
-        model: names the network exactly.
     """
     options, form = job.options, plan.form
     assert form is not None
     reading = asdict(options.reading)
     del reading["strict"]  # stops, or does not
     encoder = form.encoder
-    settings: dict[str, object] = {
-        "input": source,
-        "video stream": course.streams.map and str([m.text for m in course.streams.map]),
-        "start": options.start or "",
-        "end": options.end or "",
-        **{f"input {name.replace('_', ' ')}": value for name, value in reading.items()},
-        "frames": course.frames,
-        "model": model,
-        "scale": facts.scale,
-        "size": f"{plan.width}x{plan.height}",
-        "padded": f"{plan.padded[0]}x{plan.padded[1]}",
-        "colours in": plan.tags_in,
-        "colours": plan.tags,
-        "engine": facts.engine,
-        "precision": facts.precision,
-        "device": device_kind(facts.device),
-        "threads": facts.threads,
-        "tile": f"{facts.tile_width}x{facts.tile_height}" + " in chunks" * facts.chunked,
-        "overlap": facts.overlap,
-        "batch": facts.batch,
-        "streams": facts.streams,
-        "compile": options.engine.compiled,
-        "reuse": _told_of(reuse),
-        "codec": encoder.codec,
-        "pix_fmt": encoder.layout.pix_fmt,
-        "encoder options": " ".join(f"{k}={v}" for k, v in sorted(encoder.options.items())),
-        "container": form.container.muxer,
-        "time base": form.time_base,
-        "rate": form.rate,
-        "aspect": form.sample_aspect_ratio,
-        **versions_of(facts.engine),
-    }
-    return {name: "" if value is None else str(value) for name, value in settings.items()}
+    return _as_text(
+        {
+            "input": source,
+            "video stream": course.streams.map and str([m.text for m in course.streams.map]),
+            "start": options.start or "",
+            "end": options.end or "",
+            **{f"input {name.replace('_', ' ')}": value for name, value in reading.items()},
+            "frames": course.frames,
+            "size": f"{plan.width}x{plan.height}",
+            "padded": f"{plan.padded[0]}x{plan.padded[1]}",
+            "colours in": plan.tags_in,
+            "colours": plan.tags,
+            "codec": encoder.codec,
+            "pix_fmt": encoder.layout.pix_fmt,
+            "encoder options": " ".join(f"{k}={v}" for k, v in sorted(encoder.options.items())),
+            "container": form.container.muxer,
+            "time base": form.time_base,
+            "rate": form.rate,
+            "aspect": form.sample_aspect_ratio,
+        }
+    )
 
 
-def resolved_of(facts: Description, reuse: ReuseOptions, encoder_threads: int) -> Resolved:
+def settings_by(described: Described, *, compiled: bool, mixed: bool = False) -> dict[str, str]:
+    """All of what computes that decides about packets.
+
+    Args:
+        compiled: torch.compile works on the network.
+        mixed: devices of several kinds may take part.
+    """
+    facts = described.facts
+    return _as_text(
+        {
+            "model": described.fingerprint,
+            "scale": facts.scale,
+            "engine": facts.engine,
+            "precision": facts.precision,
+            "device": "mixed" if mixed else described.kind,
+            "threads": facts.threads,
+            "tile": f"{facts.tile_width}x{facts.tile_height}" + " in chunks" * facts.chunked,
+            "overlap": facts.overlap,
+            "batch": facts.batch,
+            "streams": facts.streams,
+            "compile": compiled,
+            "reuse": _told_of(described.reuse),
+            **described.versions,
+        }
+    )
+
+
+def resolved_of(described: Described, encoder_threads: int) -> Resolved:
     """What ``auto`` came to."""
+    facts, reuse = described.facts, described.reuse
     return Resolved.model_validate(
         {
             "engine": facts.engine,
@@ -111,6 +155,10 @@ def device_kind(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _as_text(settings: dict[str, object]) -> dict[str, str]:
+    return {name: "" if value is None else str(value) for name, value in settings.items()}
 
 
 def _told_of(reuse: ReuseOptions) -> str:

@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 
-import torch
-
-from hatvid.engine import resolve_engine
-from hatvid.engine.memory import available_memory
-from hatvid.errors import OptionError, OutOfMemoryError, OutputError
+from hatvid.errors import EngineError, OptionError, OutOfMemoryError, OutputError
 from hatvid.jobs.account import Account
 from hatvid.jobs.course import Course, digest_of, plan_course
+from hatvid.jobs.crew import Alone, Crew
 from hatvid.jobs.disk import check_room, say_if_full
-from hatvid.jobs.fingerprint import device_kind, resolved_of, settings_of
+from hatvid.jobs.fingerprint import Described, resolved_of, settings_by, settings_of
 from hatvid.jobs.format import OutputPlan
 from hatvid.jobs.job import Job
 from hatvid.jobs.join import Damage
 from hatvid.jobs.journal import Journal
 from hatvid.jobs.receipt import Receipt, ShardReceipt
 from hatvid.jobs.records import Header, Record
-from hatvid.jobs.segment import Segment, spans
-from hatvid.jobs.upscalers import own_upscaler, settled
+from hatvid.jobs.segment import Segment
+from hatvid.jobs.upscalers import own_upscaler, settled, with_fixed_reuse
 from hatvid.jobs.whole import make_whole
-from hatvid.jobs.worker import Task, Worker
-from hatvid.jobs.workers import Assignment, devices_for, share
-from hatvid.options import JobOptions, ReuseOptions
-from hatvid.reuse import Reused, default_budget
-from hatvid.upscaler import Description, Upscaler
+from hatvid.jobs.worker import Task
+from hatvid.jobs.workers import Processes, devices_for
+from hatvid.reuse import Reused
+from hatvid.upscaler import Upscaler
 from hatvid.video.encoder_segments import with_threads
 from hatvid.video.source import VideoSource
 from hatvid.video.streams import StreamPlan
@@ -104,8 +99,7 @@ class InSegments:
         self._streams = streams
         self._course = course
         self._wanted = account.job.options.segments
-        self._size = course.info.height, course.info.width
-        self._scale: int | None = None
+        self._threads = 1
 
     def carry_out(self, upscaler: Upscaler | None, scale: int | None) -> Receipt | ShardReceipt:
         """Do what is left of the job, and join it.
@@ -123,37 +117,28 @@ class InSegments:
                 Journal(job.output, shard=wanted.shard, restart=wanted.restart)
             )
             check_room(journal.folder, self._course, self._plan)
-            encoder_threads = self._fix(journal)
-            own = upscaler is None
-            self._scale = scale
-            if not own and wanted.workers is not None:
-                raise OptionError("an upscaler cannot be shared by several workers; name a model")
-            if upscaler is None:
-                upscaler = stack.enter_context(own_upscaler(self._described(journal), scale))
-            self._account.note_scale(upscaler)
+            self._fix_threads(journal)
             try:
+                if wanted.join_only:
+                    return self._joined_alone(journal)
+                crew = self._crew(stack, journal, upscaler, scale)
                 while True:
                     try:
-                        return self._attempt(journal, upscaler, encoder_threads, own=own)
+                        return self._attempt(journal, crew)
                     except OutOfMemoryError as error:
                         # One output has one tiling: what is done with another is of no use.
                         # But what others do is theirs.
-                        if wanted.shard is not None or wanted.workers is not None:
+                        if wanted.shard is not None or not isinstance(crew, Alone):
                             raise
-                        self._account.start_over(self._source, upscaler, error)
+                        self._account.start_over(self._source, crew.upscaler, error)
                         journal.restart()
             except BaseException as error:
                 self._tell_what_is_kept(journal, error)
                 raise
 
-    def _attempt(
-        self, journal: Journal, upscaler: Upscaler, encoder_threads: int, *, own: bool
-    ) -> Receipt | ShardReceipt:
-        account, info = self._account, self._course.info
-        facts = upscaler.warm_up(*self._size)
-        account.note_reuse(upscaler, facts)
-        header = self._header(upscaler, facts, encoder_threads)
-        journal.begin(header)
+    def _attempt(self, journal: Journal, crew: Crew) -> Receipt | ShardReceipt:
+        account = self._account
+        header = self._begun(journal, crew.describe())
         done = self._done(journal)
         frames = sum(len(record.times) for record in done)
         if done:
@@ -163,19 +148,11 @@ class InSegments:
             )
         account.done = frames
         account.met.reused = sum((record.reused for record in done), Reused())
-        account.progress.started(account.started(self._source, self._plan, facts, done=frames))
-        began = time.monotonic()
-        left = self._left(journal)
-        if left and self._wanted.join_only:
-            numbers = ", ".join(str(segment.number) for segment in left[:8])
-            raise OutputError(
-                f"{len(left)} of {len(self._course.segments)} segments are not done yet "
-                f"({numbers}{' and more' * (len(left) > 8)}); run the shards that have them"
-            )
-        self._compute(journal, header, upscaler, facts, left, own=own)
+        began = self._start(header)
+        self._compute(journal, header, crew, self._left(journal))
         if self._wanted.shard is not None:
             return ShardReceipt(
-                input=info.path,
+                input=self._course.path,
                 output=account.job.output,
                 frames=account.done - frames,
                 done=len(self._done(journal)),
@@ -184,87 +161,121 @@ class InSegments:
                 notes=tuple(account.notes),
             )
         for last in (False,) * _REPAIRS + (True,):
-            receipt = self._made_whole(journal, facts, began)
+            receipt = self._made_whole(journal, header, began)
             if isinstance(receipt, Receipt):
-                journal.remove()
                 return receipt
-            if last or self._wanted.join_only:
-                raise OutputError(
-                    f"segment {receipt[0].number} cannot be joined: {receipt[0].reason}; run the "
-                    "job again, and look whether the disk is sound"
-                )
-            again = self._condemned(journal, receipt)
-            self._compute(journal, header, upscaler, facts, again, own=own)
+            if last:
+                raise _beyond_repair(receipt[0])
+            self._compute(journal, header, crew, self._condemned(journal, receipt))
         raise AssertionError("the last time ends it")
 
-    def _made_whole(
-        self, journal: Journal, facts: Description, began: float
-    ) -> Receipt | Sequence[Damage]:
-        return make_whole(
+    def _joined_alone(self, journal: Journal) -> Receipt:
+        """Join what others computed: that needs neither their network nor their devices."""
+        account, segments = self._account, self._course.segments
+        header = journal.header
+        if header is None:
+            raise OutputError("its segments are not done yet; run hatvid upscale --shard 1/N first")
+        journal.begin(
+            header.model_copy(
+                update={"settings": header.settings | self._settings(), "segments": self._owned()}
+            )
+        )
+        left = self._left(journal)
+        if left:
+            numbers = ", ".join(str(segment.number) for segment in left[:8])
+            raise OutputError(
+                f"{len(left)} of {len(segments)} segments are not done yet "
+                f"({numbers}{' and more' * (len(left) > 8)}); run the shards that have them"
+            )
+        account.done = sum(segment.frames for segment in segments) * self._course.fields
+        receipt = self._made_whole(journal, header, self._start(header))
+        if not isinstance(receipt, Receipt):
+            raise _beyond_repair(receipt[0])
+        return receipt
+
+    # What is to be done, and by whom.
+
+    def _crew(
+        self, stack: ExitStack, journal: Journal, upscaler: Upscaler | None, scale: int | None
+    ) -> Crew:
+        account, wanted = self._account, self._wanted
+        size = self._course.info.height, self._course.info.width
+        if upscaler is not None:
+            if wanted.shared:
+                raise OptionError("an upscaler cannot be shared by several workers; name a model")
+            account.note_scale(upscaler.name, upscaler.network_scale, upscaler.scale)
+            return Alone(account, upscaler, size)
+        job = account.job
+        if journal.header is not None:
+            job = replace(job, options=settled(job.options, journal.header.resolved))
+        if wanted.cluster is not None:
+            return stack.enter_context(self._on_cluster(job, scale, wanted.cluster))
+        if wanted.workers is not None:
+            return Processes(account, job, scale, devices_for(wanted.workers), size)
+        job = replace(job, options=with_fixed_reuse(job.options))
+        return Alone(account, stack.enter_context(own_upscaler(job, scale)), size)
+
+    def _on_cluster(
+        self, job: Job, scale: int | None, address: str
+    ) -> AbstractContextManager[Crew]:
+        try:
+            from hatvid.jobs.cluster import OnCluster  # Ray, an extra
+        except ImportError as error:
+            raise EngineError(
+                f"Ray cannot be loaded ({error}); install hatvid[cluster] here and on each node"
+            ) from error
+        workers, course = self._wanted.workers, self._course
+        assert not isinstance(workers, tuple)  # see SegmentOptions
+        return OnCluster(
             self._account,
-            self._source,
-            self._plan,
-            self._streams,
-            self._course,
-            journal,
-            facts,
-            began,
+            job,
+            scale,
+            address=address,
+            count=workers,
+            most=len(course.segments),
+            size=(course.info.height, course.info.width),
         )
 
-    # What is to be done.
-
-    def _fix(self, journal: Journal) -> int:
+    def _fix_threads(self, journal: Journal) -> None:
         """Fix the threads of the encoder, as packets hang on them."""
         form = self._plan.form
         assert form is not None
         if journal.header is not None:
-            threads = journal.header.resolved.encoder_threads
+            self._threads = journal.header.resolved.encoder_threads
         else:
-            threads = max(1, min(_MOST_THREADS, os.cpu_count() or 1))
-        encoder = with_threads(form.encoder, threads)
+            self._threads = max(1, min(_MOST_THREADS, os.cpu_count() or 1))
+        encoder = with_threads(form.encoder, self._threads)
         self._plan = replace(self._plan, form=replace(form, encoder=encoder))
-        return threads
 
-    def _described(self, journal: Journal) -> Job:
-        """The job, with ``auto`` as it was decided when it was begun."""
-        job = self._account.job
-        if journal.header is not None:
-            job = replace(job, options=settled(job.options, journal.header.resolved))
-        options = job.options
-        if self._wanted.workers is not None:
-            devices = devices_for(self._wanted.workers)
-            engine = replace(
-                options.engine,
-                device=devices[0],
-                threads=options.engine.threads or max(1, torch.get_num_threads() // len(devices)),
-                sharers=Counter(devices).most_common(1)[0][1],
-            )
-            options = replace(options, engine=engine)
-        return replace(job, options=replace(options, reuse=_fixed(options)))
+    def _settings(self) -> dict[str, str]:
+        source = digest_of(self._course.path)
+        return settings_of(self._account.job, self._course, self._plan, source=source)
 
-    def _decided(self, header: Header) -> Job:
-        """The job with nothing left to decide."""
-        job = self._account.job
-        return replace(job, options=settled(job.options, header.resolved))
+    def _owned(self) -> list[tuple[int, int]]:
+        return [(segment.first, segment.frames) for segment in self._course.segments]
 
-    def _header(self, upscaler: Upscaler, facts: Description, encoder_threads: int) -> Header:
-        job, course = self._account.job, self._course
-        settings = settings_of(
-            job,
-            course,
-            self._plan,
-            facts,
-            source=digest_of(course.path),
-            reuse=upscaler.reuse,
-            model=upscaler.fingerprint or "",
-        )
-        return Header(
-            input=os.fsencode(course.path.absolute()).decode("utf-8", "backslashreplace"),
+    def _begun(self, journal: Journal, described: Described) -> Header:
+        """The header, once it lies in the journal."""
+        job, facts = self._account.job, described.facts
+        self._account.note_scale(described.name, described.network_scale, facts.scale)
+        by = settings_by(described, compiled=job.options.engine.compiled, mixed=self._wanted.mixed)
+        header = Header(
+            input=os.fsencode(self._course.path.absolute()).decode("utf-8", "backslashreplace"),
             output=os.fsencode(job.output.name).decode("utf-8", "backslashreplace"),
-            settings=settings,
-            resolved=resolved_of(facts, upscaler.reuse, encoder_threads),
-            segments=[(segment.first, segment.frames) for segment in course.segments],
+            settings=self._settings() | by,
+            resolved=resolved_of(described, self._threads),
+            facts=replace(facts, fidelity=None),
+            segments=self._owned(),
         )
+        journal.begin(header)
+        return header
+
+    def _start(self, header: Header) -> float:
+        """Tell what is known now; when that was."""
+        account = self._account
+        started = account.started(self._source, self._plan, header.facts, done=account.done)
+        account.progress.started(started)
+        return time.monotonic()
 
     def _done(self, journal: Journal) -> list[Record]:
         records = (journal.record(segment.number) for segment in self._course.segments)
@@ -281,14 +292,7 @@ class InSegments:
         return [segment for segment in segments if journal.record(segment.number) is None]
 
     def _compute(
-        self,
-        journal: Journal,
-        header: Header,
-        upscaler: Upscaler,
-        facts: Description,
-        left: Sequence[Segment],
-        *,
-        own: bool,
+        self, journal: Journal, header: Header, crew: Crew, left: Sequence[Segment]
     ) -> None:
         if not left:
             return
@@ -304,31 +308,7 @@ class InSegments:
         def finished(record: Record) -> None:
             say_if_full(journal.folder, self._course, self._done(journal), account.note)
 
-        if self._wanted.workers is not None and own:
-            assignment = Assignment(
-                task=task,
-                job=self._decided(header),
-                scale=self._scale,
-                facts=facts,
-                kind=device_kind(facts.device),
-            )
-            upscaler.close()  # each worker has its own
-            share(
-                assignment,
-                devices_for(self._wanted.workers),
-                left,
-                advanced=advanced,
-                finished=finished,
-                note=account.note,
-            )
-            return
-        stay = upscaler.device if account.job.options.reading.hwaccel == "cuda" else None
-        worker = Worker(
-            task, upscaler, facts, device=stay if stay is not None and stay.type == "cuda" else None
-        )
-        for span in spans(left):
-            worker.work(span, advanced=advanced, finished=finished)
-        account.note_reuse(upscaler, upscaler.describe(*self._size))
+        crew.compute(task, header, left, advanced=advanced, finished=finished)
 
     def _condemned(self, journal: Journal, damages: Sequence[Damage]) -> list[Segment]:
         """Take damaged segments away, and say so."""
@@ -340,6 +320,23 @@ class InSegments:
         numbers = {damage.number for damage in damages}
         return [segment for segment in self._course.segments if segment.number in numbers]
 
+    def _made_whole(
+        self, journal: Journal, header: Header, began: float
+    ) -> Receipt | Sequence[Damage]:
+        made = make_whole(
+            self._account,
+            self._source,
+            self._plan,
+            self._streams,
+            self._course,
+            journal,
+            header.facts,
+            began,
+        )
+        if isinstance(made, Receipt):
+            journal.remove()
+        return made
+
     def _tell_what_is_kept(self, journal: Journal, error: BaseException) -> None:
         done = self._done(journal) if journal.header is not None else []
         if done:
@@ -349,10 +346,8 @@ class InSegments:
             )
 
 
-def _fixed(options: JobOptions) -> ReuseOptions:
-    """With a tolerance bits hang on what is still kept: that must not be decided twice."""
-    reuse, device = options.reuse, resolve_engine(options.engine).device
-    if not reuse.tolerance or reuse.memory is not None:
-        return reuse
-    free = available_memory(device) // options.engine.sharers
-    return replace(reuse, memory=max(1, default_budget(free) // 2**20))
+def _beyond_repair(damage: Damage) -> OutputError:
+    return OutputError(
+        f"segment {damage.number} cannot be joined: {damage.reason}; run the job again, and look "
+        "whether the disk is sound"
+    )

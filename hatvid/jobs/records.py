@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from hatvid.jobs.receipt import MendedPlace
 from hatvid.reuse import Reused
+from hatvid.upscaler import Description
 
 __all__ = ["Header", "Record", "Resolved", "differences"]
 
@@ -43,6 +44,7 @@ class Header(_Checked):
     Args:
         input: its name, for people.
         settings: all that the packets hang on, by name, as text.
+        facts: what computes, for people.
         segments: pts of each one's first frame, and how many frames it has.
     """
 
@@ -51,6 +53,7 @@ class Header(_Checked):
     output: str
     settings: dict[str, str]
     resolved: Resolved
+    facts: Description
     segments: list[tuple[int, _Count]]
 
     @property

@@ -83,7 +83,7 @@ def run_job(
                 if upscaler is None and not job.as_is:
                     upscaler = stack.enter_context(own_upscaler(job, scale))
                 if upscaler is not None:
-                    account.note_scale(upscaler)
+                    account.note_scale(upscaler.name, upscaler.network_scale, upscaler.scale)
                 try:
                     return straight.carry_out(source, plan, streams, upscaler)
                 except OutOfMemoryError as error:

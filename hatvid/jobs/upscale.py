@@ -85,6 +85,8 @@ def upscale(
     restart: bool = False,
     per_segment: bool = False,
     workers: int | tuple[str, ...] | None = None,
+    cluster: str | None = None,
+    mixed: bool = False,
     shard: tuple[int, int] | None = None,
     overwrite: bool = False,
     verify: Literal["full", "quick", "none"] = "full",
@@ -109,7 +111,7 @@ def upscale(
         streams_from: a file whose sound, subtitles, chapters and tags go beside a script's
             frames.
         segment: seconds of the parts that are kept once done, 0 for none; likewise
-            ``restart``, ``per_segment``, ``workers`` and ``shard``, (k, n), see
+            ``restart``, ``per_segment``, ``workers``, ``cluster``, ``mixed``, ``shard`` (k, n), see
             :class:`~hatvid.segment_options.SegmentOptions`.
         progress: told what happens.
         upscaler: runs the frames in place of the one that ``model`` and the engine
@@ -177,6 +179,8 @@ def upscale(
             restart=restart,
             per_segment=per_segment,
             workers=workers,
+            cluster=cluster,
+            mixed=mixed,
             shard=shard,
         ),
         format=format,

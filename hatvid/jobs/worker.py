@@ -24,6 +24,7 @@ from hatvid.jobs.segment import Segment
 from hatvid.reuse import Reused
 from hatvid.upscaler import Description, MendedTile, Upscaler
 from hatvid.video.batch import FrameBatch
+from hatvid.video.excerpt import Excerpt
 from hatvid.video.pictures import AnyPacket
 from hatvid.video.segment_file import SegmentWriter
 from hatvid.video.window import AstrayError, WindowSource
@@ -40,12 +41,16 @@ class Task:
         plan: of the output, with an encoder whose threads are fixed.
         key: of the journal's header.
         folder: where segments are stored.
+        excerpt: of the input, where that cannot be reached.
+        begin: decode from the beginning of the file.
     """
 
     course: Course
     plan: OutputPlan
     key: str
     folder: Path
+    excerpt: Excerpt | None = None
+    begin: bool = False
 
 
 class Worker:
@@ -86,6 +91,7 @@ class Worker:
             finished: told of each segment that is stored, from another.
 
         Raises:
+            AstrayError: there is an excerpt, which would have to begin with the file.
             HatvidError: what is stored by then stays.
         """
         left = list(span)
@@ -95,8 +101,10 @@ class Worker:
             finished(record)
 
         try:
-            self._read(list(left), stored, advanced, begin=False)
+            self._read(list(left), stored, advanced, begin=self._task.begin)
         except AstrayError:
+            if self._task.excerpt is not None:  # which does not hold the beginning
+                raise
             # Its packets promised what its decoder does not keep, unless it begins earlier.
             self._read(list(left), stored, advanced, begin=True)
 
@@ -119,6 +127,7 @@ class Worker:
             reading=course.reading,
             streams=course.streams,
             device=self._device,
+            opener=None if task.excerpt is None else task.excerpt.open,
         ) as source:
             device = self._upscaler.device if self._upscaler.device.type == "cuda" else None
             with _Shelf(task, span, stored, device=device) as shelf:
@@ -249,7 +258,8 @@ class _Shelf:
         assert self._open is not None
         partial, writer = self._open
         facts = writer.finish()
-        self._task.course.check_input()
+        if self._task.excerpt is None:
+            self._task.course.check_input()
         partial.seal()
         with partial.written.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,18 +20,18 @@ from typing import Any
 import torch
 
 from hatvid.errors import EngineError, HatvidError
-from hatvid.jobs.fingerprint import device_kind
+from hatvid.jobs.account import Account
+from hatvid.jobs.crew import Advanced, Finished, stays_on
+from hatvid.jobs.fingerprint import Described
 from hatvid.jobs.job import Job
-from hatvid.jobs.records import Record
+from hatvid.jobs.records import Header
 from hatvid.jobs.segment import Segment, spans
-from hatvid.jobs.upscalers import own_upscaler
+from hatvid.jobs.upscalers import own_upscaler, settled, with_fixed_reuse
 from hatvid.jobs.worker import Task, Worker
-from hatvid.reuse import Reused
-from hatvid.upscaler import Description
 
-__all__ = ["Assignment", "devices_for", "equipped", "share", "stretches"]
+__all__ = ["Assignment", "DEATHS", "Processes", "check_alike", "devices_for", "stretches"]
 
-_DEATHS = 3
+DEATHS = 3
 """Workers that one segment may cost before the job gives up."""
 
 
@@ -43,15 +43,15 @@ class Assignment:
         task: of the job.
         job: with all that ``auto`` stands for decided, and the device of this worker.
         scale: of its model, None where the model decides.
-        facts: what every worker's upscaler has to come to.
-        kind: of device, likewise.
+        wanted: what every worker's upscaler has to come to.
+        mixed: but for the kind of its device.
     """
 
     task: Task
     job: Job
     scale: int | None
-    facts: Description
-    kind: str
+    wanted: Described
+    mixed: bool
 
     def on(self, device: str) -> Assignment:
         """The same on another device."""
@@ -71,17 +71,45 @@ def equipped(assignment: Assignment) -> Iterator[Worker]:
     info = assignment.task.course.info
     with own_upscaler(assignment.job, assignment.scale) as upscaler:
         facts = upscaler.warm_up(info.height, info.width)
-        wanted = assignment.facts
-        here = replace(facts, device=wanted.device, fidelity=wanted.fidelity, reuse=wanted.reuse)
-        kind = device_kind(facts.device)
-        if here != wanted or kind != assignment.kind:
+        check_alike(Described.of(upscaler, facts), assignment.wanted, mixed=assignment.mixed)
+        device = stays_on(upscaler, assignment.task.course.reading)
+        yield Worker(assignment.task, upscaler, facts, device=device)
+
+
+def check_alike(here: Described, wanted: Described, *, mixed: bool, where: str = "") -> None:
+    """See that a worker computes as the others do.
+
+    Args:
+        mixed: devices of several kinds may take part.
+        where: it is, for the message.
+
+    Raises:
+        EngineError: it does not.
+    """
+    facts = here.facts
+    who = f"a worker on {where or facts.device}"
+    for name, version in wanted.versions.items():
+        if (own := here.versions.get(name, "nothing")) != version:
             raise EngineError(
-                f"a worker on {facts.device} ({kind}) does not compute as the others do "
-                f"({assignment.kind}); name devices of one kind with --workers"
+                f"{who} has {own} for {name}, and the others {version}; install the same everywhere"
             )
-        reading = assignment.task.course.reading
-        stay = upscaler.device if reading.hwaccel == "cuda" else None
-        yield Worker(assignment.task, upscaler, facts, device=stay if _on_gpu(stay) else None)
+    if here.kind != wanted.kind and not mixed:
+        raise EngineError(
+            f"{who} ({here.kind}) does not compute as the others do ({wanted.kind}); name devices "
+            "of one kind with --workers, or accept other bits in places with --mixed"
+        )
+    told = {
+        "device": wanted.facts.device,
+        "fidelity": wanted.facts.fidelity,
+        "reuse": wanted.facts.reuse,
+    }
+    alike = replace(facts, **told)
+    if (alike, here.fingerprint, here.reuse) != (wanted.facts, wanted.fingerprint, wanted.reuse):
+        raise EngineError(
+            f"{who} came to other settings ({facts.engine}, {facts.precision}, tiles of "
+            f"{facts.tile_width}x{facts.tile_height}) or another network than the others; give "
+            "--engine, --precision, --tile and --model by name"
+        )
 
 
 def devices_for(workers: int | tuple[str, ...]) -> tuple[str, ...]:
@@ -109,36 +137,75 @@ def stretches(segments: Sequence[Segment], workers: int, *, seeks: bool) -> list
     return found
 
 
-def share(
-    assignment: Assignment,
-    devices: Sequence[str],
-    segments: Sequence[Segment],
-    *,
-    advanced: Callable[[int, Reused], None],
-    finished: Callable[[Record], None],
-    note: Callable[[str], None],
-) -> None:
-    """Let one process for each device work until all segments are stored.
+class Processes:
+    """A :class:`~hatvid.jobs.crew.Crew` of processes, one for each device.
 
     Args:
-        advanced: told how many more frames are computed, and what of them did not have to
-            be, from this thread; likewise
-        finished: of each segment that is stored.
-        note: told of workers that died.
-
-    Raises:
-        HatvidError: what a worker met with; what is stored by then stays.
+        account: of the run.
+        job: with what an earlier run decided.
+        scale: of the model, None where the model decides.
+        devices: of the workers.
+        size: (height, width) of the frames, in pixels.
     """
-    seeks = assignment.task.course.scan.steady
-    parts = stretches(segments, len(devices), seeks=seeks)
-    crew = _Crew(assignment, deque(parts), advanced, finished, note)
-    try:
-        for device in devices[: len(parts)]:
-            crew.hire(device)
-        while crew.hands:
-            crew.listen()
-    finally:
-        crew.dismiss()
+
+    def __init__(
+        self,
+        account: Account,
+        job: Job,
+        scale: int | None,
+        devices: Sequence[str],
+        size: tuple[int, int],
+    ) -> None:
+        self._account = account
+        self._scale = scale
+        self._devices = devices
+        self._size = size
+        options, threads = job.options, job.options.engine.threads
+        engine = replace(
+            options.engine,
+            device=devices[0],
+            threads=threads or max(1, torch.get_num_threads() // len(devices)),
+            sharers=Counter(devices).most_common(1)[0][1],
+        )
+        self._job = replace(job, options=with_fixed_reuse(replace(options, engine=engine)))
+        self._wanted: Described | None = None
+
+    def describe(self) -> Described:
+        """See :class:`~hatvid.jobs.crew.Crew`."""
+        with own_upscaler(self._job, self._scale) as upscaler:  # each worker has its own
+            facts = upscaler.warm_up(*self._size)
+            self._account.note_reuse(upscaler, facts)
+            self._wanted = Described.of(upscaler, facts)
+        return self._wanted
+
+    def compute(
+        self,
+        task: Task,
+        header: Header,
+        segments: Sequence[Segment],
+        *,
+        advanced: Advanced,
+        finished: Finished,
+    ) -> None:
+        """See :class:`~hatvid.jobs.crew.Crew`; one process that dies is replaced."""
+        assert self._wanted is not None
+        assignment = Assignment(
+            task=task,
+            job=replace(self._job, options=settled(self._job.options, header.resolved)),
+            scale=self._scale,
+            wanted=self._wanted,
+            mixed=self._account.job.options.segments.mixed,
+        )
+        seeks = task.course.scan.steady
+        parts = stretches(segments, len(self._devices), seeks=seeks)
+        crew = _Crew(assignment, deque(parts), advanced, finished, self._account.note)
+        try:
+            for device in self._devices[: len(parts)]:
+                crew.hire(device)
+            while crew.hands:
+                crew.listen()
+        finally:
+            crew.dismiss()
 
 
 @dataclass
@@ -152,14 +219,14 @@ class _Hand:
 
 
 class _Crew:
-    """The processes of :func:`share`."""
+    """The processes at work."""
 
     def __init__(
         self,
         assignment: Assignment,
         parts: deque[list[Segment]],
-        advanced: Callable[[int, Reused], None],
-        finished: Callable[[Record], None],
+        advanced: Advanced,
+        finished: Finished,
         note: Callable[[str], None],
     ) -> None:
         self._assignment = assignment
@@ -227,10 +294,10 @@ class _Crew:
         what = f"a worker on {hand.device} died (exit code {hand.process.exitcode})"
         at = hand.part[0].number if hand.part else -1
         self._deaths[at] += 1
-        if self._deaths[at] >= _DEATHS:
+        if self._deaths[at] >= DEATHS:
             where = f"at segment {at}" if hand.part else "before its first segment"
             raise EngineError(
-                f"{what}, as {_DEATHS - 1} others did {where}; look at the system's log (memory?)"
+                f"{what}, as {DEATHS - 1} others did {where}; look at the system's log (memory?)"
             )
         if hand.part:
             self._parts.appendleft(hand.part)
@@ -262,7 +329,3 @@ def _serve(line: Connection, assignment: Assignment) -> None:
         error.__cause__ = error.__context__ = None  # these may not travel
         with contextlib.suppress(ConnectionError):
             say("failed", error)
-
-
-def _on_gpu(device: torch.device | None) -> bool:
-    return device is not None and device.type == "cuda"

@@ -19,6 +19,7 @@ from hatvid.errors import DecodeError
 from hatvid.options import InputOptions, StreamOptions
 from hatvid.video.batch import FrameBatch, batched
 from hatvid.video.device_frames import in_main_memory, read_frame
+from hatvid.video.excerpt import Opener
 from hatvid.video.fields import Deinterlacer
 from hatvid.video.kind import TAIL, Kind
 from hatvid.video.opening import choose_video, open_input
@@ -38,6 +39,9 @@ __all__ = ["AstrayError", "Window", "WindowSource"]
 
 # By how much earlier than asked for to look, in seconds, where a seek came out too late.
 _MARGINS = (0, 1, 5, 30)
+
+# Packets behind a window that a decoder may ask for before it gives the window's last frame.
+_DECODER_DELAY = 64
 
 
 class AstrayError(DecodeError):
@@ -75,6 +79,7 @@ class WindowSource:
         reading: how it is read.
         streams: whose ``map`` chooses among several video streams.
         device: a GPU where frames stay, as for the :class:`VideoSource`.
+        opener: gives the file, where only an excerpt of it is there.
 
     Raises:
         InputError: the file can no longer be read.
@@ -90,8 +95,10 @@ class WindowSource:
         reading: InputOptions,
         streams: StreamOptions,
         device: torch.device | None = None,
+        opener: Opener | None = None,
     ) -> None:
         self.info = info
+        self._opener = opener
         self._path = path
         self._kind = kind
         self._window = window
@@ -150,8 +157,21 @@ class WindowSource:
         if waiting:
             yield batched(waiting)
 
+    def read_through(self) -> None:
+        """Read what :meth:`items` would, and a little more, and decode nothing.
+
+        Raises:
+            InputError: the file can no longer be read.
+        """
+        end, behind = self._window.end, 0
+        for packet in self._from_key():
+            stamp = packet.pts if packet.dts is None else packet.dts
+            behind += end is not None and stamp is not None and stamp * self._fields >= end
+            if behind > _DECODER_DELAY:
+                return
+
     def _open(self) -> None:
-        self._container = open_input(self._path, self._reading, [], self._device)
+        self._container = open_input(self._path, self._reading, [], self._device, self._opener)
         self._stream = choose_video(self._container, self._path, self._streams.map)
         prepare_decoder(self._stream, self._reading.hwaccel, [])
 
