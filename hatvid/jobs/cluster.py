@@ -174,7 +174,8 @@ class OnCluster:
     def _settle_on_devices(self) -> None:
         """Decide what each actor gets, and how many there are."""
         options, count = self._job.options, self._count
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        told: Any = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in told if node["Alive"]]
         gpus = [int(node.get("GPU", 0)) for node in nodes]
         cores = [int(node.get("CPU", 0)) for node in nodes]
         engine, threads = options.engine, options.engine.threads

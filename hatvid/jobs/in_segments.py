@@ -61,13 +61,13 @@ def course_for(
                 "an upscaler without a fingerprint cannot be told from another one; give it one"
             )
         return None
-    if upscaler is not None and upscaler.reuse.tolerance and upscaler.reuse.memory is None:
-        if account.job.options.segments.asked:
-            raise OptionError(
-                "with a reuse tolerance bits hang on what is kept; give the upscaler a reuse memory"
-            )
-        return None
     course = plan_course(account.job, source, plan)
+    if isinstance(course, Course) and upscaler is not None:
+        reuse = upscaler.reuse
+        if reuse.tolerance and reuse.memory is None:
+            course = "with a reuse tolerance bits hang on what is kept: give it a reuse memory"
+            if account.job.options.segments.asked:
+                raise OptionError(course)
     if isinstance(course, str):
         account.note(f"not in segments, so that a stop would lose what is done: {course}")
         return None

@@ -98,12 +98,8 @@ def check_alike(here: Described, wanted: Described, *, mixed: bool, where: str =
             f"{who} ({here.kind}) does not compute as the others do ({wanted.kind}); name devices "
             "of one kind with --workers, or accept other bits in places with --mixed"
         )
-    told = {
-        "device": wanted.facts.device,
-        "fidelity": wanted.facts.fidelity,
-        "reuse": wanted.facts.reuse,
-    }
-    alike = replace(facts, **told)
+    told = wanted.facts
+    alike = replace(facts, device=told.device, fidelity=told.fidelity, reuse=told.reuse)
     if (alike, here.fingerprint, here.reuse) != (wanted.facts, wanted.fingerprint, wanted.reuse):
         raise EngineError(
             f"{who} came to other settings ({facts.engine}, {facts.precision}, tiles of "

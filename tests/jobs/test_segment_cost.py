@@ -5,6 +5,7 @@ Shows the figures with ``pytest -m long -s tests/jobs/test_segment_cost.py``.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,6 @@ def test_segments_cost_next_to_nothing(ffmpeg: Callable[..., None], tmp_path: Pa
         "wall": least["segments"] / least["straight"] - 1,
         "size": size["segments"] / size["straight"] - 1,
     }
-    print(f"\nseconds, least of {ROUNDS}: {least}; bytes: {size}; more by {more}")
+    sys.stdout.write(f"\nseconds, least of {ROUNDS}: {least}; bytes: {size}; more by {more}\n")
     assert more["wall"] < 0.02
     assert more["size"] < 0.02
