@@ -55,6 +55,7 @@ class OnCluster:
         count: of actors; None or 0 is as many as the cluster has devices for.
         most: actors that there is work for.
         size: (height, width) of the frames, in pixels.
+        frames: how many there are.
 
     Raises:
         EngineError: the cluster is not there, or has no such device.
@@ -70,6 +71,7 @@ class OnCluster:
         count: int | None,
         most: int,
         size: tuple[int, int],
+        frames: int,
     ) -> None:
         self._account = account
         self._job = job
@@ -78,6 +80,7 @@ class OnCluster:
         self._count = count
         self._most = most
         self._size = size
+        self._frames = frames
         self._hands: list[_Hand] = []
         self._connected = False
         self.wanted: Described | None = None
@@ -104,7 +107,7 @@ class OnCluster:
     def describe(self) -> Described:
         """See :class:`~hatvid.jobs.crew.Crew`: what the first actor comes to decides."""
         first = self._hands[0]
-        first.answers = first.actor.load.remote(self._job)
+        first.answers = first.actor.load.remote(self._job, self._frames)
         ready, _ = ray.wait([first.answers], timeout=_PATIENCE)
         if not ready:
             raise _silent()
@@ -334,6 +337,8 @@ def _connect(address: str) -> None:
         EngineError: it is not there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Who computes on the CPU says so itself; Ray warns where this is left open.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     numbers = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.getsignal(number) for number in numbers}
     alone: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}

@@ -199,21 +199,24 @@ class InSegments:
         self, stack: ExitStack, journal: Journal, upscaler: Upscaler | None, scale: int | None
     ) -> Crew:
         account, wanted = self._account, self._wanted
-        size = self._course.info.height, self._course.info.width
+        course = self._course
+        size, frames = (course.info.height, course.info.width), course.frames
         if upscaler is not None:
             if wanted.shared:
                 raise OptionError("an upscaler cannot be shared by several workers; name a model")
             account.note_scale(upscaler.name, upscaler.network_scale, upscaler.scale)
-            return Alone(account, upscaler, size)
+            return Alone(account, upscaler, size=size, frames=frames)
         job = account.job
         if journal.header is not None:
             job = replace(job, options=settled(job.options, journal.header.resolved))
         if wanted.cluster is not None:
             return stack.enter_context(self._on_cluster(job, scale, wanted.cluster))
         if wanted.workers is not None:
-            return Processes(account, job, scale, devices_for(wanted.workers), size)
+            devices = devices_for(wanted.workers)
+            return Processes(account, job, scale, devices, size=size, frames=frames)
         job = replace(job, options=with_fixed_reuse(job.options))
-        return Alone(account, stack.enter_context(own_upscaler(job, scale)), size)
+        own = stack.enter_context(own_upscaler(job, scale))
+        return Alone(account, own, size=size, frames=frames)
 
     def _on_cluster(
         self, job: Job, scale: int | None, address: str
@@ -234,6 +237,7 @@ class InSegments:
             count=workers,
             most=len(course.segments),
             size=(course.info.height, course.info.width),
+            frames=course.frames,
         )
 
     def _fix_threads(self, journal: Journal) -> None:

@@ -142,6 +142,7 @@ class Processes:
         scale: of the model, None where the model decides.
         devices: of the workers.
         size: (height, width) of the frames, in pixels.
+        frames: how many there are.
     """
 
     def __init__(
@@ -150,12 +151,15 @@ class Processes:
         job: Job,
         scale: int | None,
         devices: Sequence[str],
+        *,
         size: tuple[int, int],
+        frames: int,
     ) -> None:
         self._account = account
         self._scale = scale
         self._devices = devices
         self._size = size
+        self._frames = frames
         options, threads = job.options, job.options.engine.threads
         engine = replace(
             options.engine,
@@ -169,7 +173,7 @@ class Processes:
     def describe(self) -> Described:
         """See :class:`~hatvid.jobs.crew.Crew`."""
         with own_upscaler(self._job, self._scale) as upscaler:  # each worker has its own
-            facts = upscaler.warm_up(*self._size)
+            facts = upscaler.warm_up(*self._size, ahead=self._frames)
             self._account.note_reuse(upscaler, facts)
             self._wanted = Described.of(upscaler, facts)
         return self._wanted
