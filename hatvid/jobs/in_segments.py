@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 
-from hatvid.errors import EngineError, OptionError, OutOfMemoryError, OutputError
+from hatvid.errors import EngineError, OptionError, OutOfMemoryError, OutputError, UsageError
 from hatvid.jobs.account import Account
 from hatvid.jobs.course import Course, digest_of, plan_course
 from hatvid.jobs.crew import Alone, Crew
@@ -95,7 +95,7 @@ class InSegments:
     ) -> None:
         self._account = account
         self._source = source
-        self._plan = plan
+        self._asked = self._plan = plan
         self._streams = streams
         self._course = course
         self._wanted = account.job.options.segments
@@ -121,6 +121,7 @@ class InSegments:
             try:
                 if wanted.join_only:
                     return self._joined_alone(journal)
+                first = journal.header is None
                 crew = self._crew(stack, journal, upscaler, scale)
                 while True:
                     try:
@@ -132,6 +133,13 @@ class InSegments:
                             raise
                         self._account.start_over(self._source, crew.upscaler, error)
                         journal.restart()
+                    except UsageError:
+                        if not first or journal.header is None:
+                            raise
+                        # Another shard began meanwhile: what ``auto`` stood for there holds.
+                        first = False
+                        self._fix_threads(journal)
+                        crew = self._crew(stack, journal, upscaler, scale)
             except BaseException as error:
                 self._tell_what_is_kept(journal, error)
                 raise
@@ -242,14 +250,14 @@ class InSegments:
 
     def _fix_threads(self, journal: Journal) -> None:
         """Fix the threads of the encoder, as packets hang on them."""
-        form = self._plan.form
+        form = self._asked.form
         assert form is not None
         if journal.header is not None:
             self._threads = journal.header.resolved.encoder_threads
         else:
             self._threads = max(1, min(_MOST_THREADS, os.cpu_count() or 1))
         encoder = with_threads(form.encoder, self._threads)
-        self._plan = replace(self._plan, form=replace(form, encoder=encoder))
+        self._plan = replace(self._asked, form=replace(form, encoder=encoder))
 
     def _settings(self) -> dict[str, str]:
         source = digest_of(self._course.path)

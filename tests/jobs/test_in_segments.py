@@ -758,3 +758,32 @@ def test_shards_make_the_same_packets(
     assert joined().frames == FRAMES
     assert packets(tmp_path / "out.mkv") == whole
     assert [path.name for path in tmp_path.iterdir()] == ["out.mkv"]
+
+
+def test_of_shards_that_begin_at_once_the_first_decides(
+    clip: Path, upscaler: Upscaler, whole: list[Any], tmp_path: Path, job: Callable[..., Receipt]
+) -> None:
+    output = tmp_path / "out.mkv"
+    begin = Journal.begin
+
+    def shard(part: int) -> ShardReceipt:
+        receipt = hatvid.upscale(clip, output, upscaler=upscaler, segment=0.5, shard=(part, 2))
+        assert isinstance(receipt, ShardReceipt)
+        return receipt
+
+    def late(journal: Journal, header: Any) -> None:
+        """Somebody else has written the header since this one looked, with other threads."""
+        if journal.header is None and not list(journal.folder.glob("*.json")):
+            with pytest.MonkeyPatch.context() as undone:
+                undone.setattr(Journal, "begin", begin)
+                undone.setattr("os.cpu_count", lambda: 7)
+                shard(2)
+        begin(journal, header)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Journal, "begin", late)
+        assert shard(1).done == 5
+    threads = {
+        json.loads((folder_for(output) / "job.json").read_text())["resolved"]["encoder_threads"]
+    }
+    assert threads == {7}
