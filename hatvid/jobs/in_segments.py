@@ -122,7 +122,8 @@ class InSegments:
                 if wanted.join_only:
                     return self._joined_alone(journal)
                 first = journal.header is None
-                crew = self._crew(stack, journal, upscaler, scale)
+                crews = stack.enter_context(ExitStack())
+                crew = self._crew(crews, journal, upscaler, scale)
                 while True:
                     try:
                         return self._attempt(journal, crew)
@@ -138,8 +139,9 @@ class InSegments:
                             raise
                         # Another shard began meanwhile: what ``auto`` stood for there holds.
                         first = False
+                        crews.close()
                         self._fix_threads(journal)
-                        crew = self._crew(stack, journal, upscaler, scale)
+                        crew = self._crew(crews, journal, upscaler, scale)
             except BaseException as error:
                 self._tell_what_is_kept(journal, error)
                 raise
