@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
+import socket
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -38,6 +40,9 @@ __all__ = ["OnCluster"]
 
 _PATIENCE = 1800
 """Seconds without a word from any worker: engines may have to be compiled."""
+
+_KNOCK = 10
+"""Seconds for a machine to answer at all."""
 
 _HERE_TOO = ("version of hatvid", "version of av", "version of FFmpeg")
 """What the driver, which joins but computes nothing, must have in common with the workers."""
@@ -343,6 +348,7 @@ def _connect(address: str) -> None:
     handlers = {number: signal.getsignal(number) for number in numbers}
     alone: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
+        _knock(address)
         ray.init(
             address=address,
             namespace="hatvid",
@@ -360,6 +366,16 @@ def _connect(address: str) -> None:
         for number, handler in handlers.items():
             with contextlib.suppress(ValueError):  # not in the main thread
                 signal.signal(number, handler)
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens, where Ray itself would try for a minute.
+
+    Raises:
+        OSError: nobody does.
+    """
+    if match := re.fullmatch(r"([^/:]+):(\d+)", address, re.ASCII):
+        socket.create_connection((match[1], int(match[2])), timeout=_KNOCK).close()
 
 
 def _silent() -> EngineError:

@@ -45,6 +45,8 @@ def start(
     program_environment: dict[str, str], cheap: list[str], parted: Path, tmp_path: Path
 ) -> Iterator[Start]:
     running = []
+    # Ray's own programs warn.
+    environment = {k: v for k, v in program_environment.items() if k != "PYTHONWARNINGS"}
 
     def begin(*more: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "hatvid", "upscale", *cheap, "--progress", "json"]
@@ -54,7 +56,7 @@ def start(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=program_environment | {"RAY_TMPDIR": "/tmp"},
+            env=environment,
         )
         running.append(process)
         return process
