@@ -93,6 +93,7 @@ class OnCluster:
 
     def __enter__(self) -> Self:
         if not ray.is_initialized():  # as by a program that uses Ray itself
+            _quiet(True)
             _connect(self._address)
             self._connected = True
         try:
@@ -108,6 +109,7 @@ class OnCluster:
             hand.dismiss()
         if self._connected:
             ray.shutdown()
+            _quiet(False)
 
     def describe(self) -> Described:
         """See :class:`~hatvid.jobs.crew.Crew`: what the first actor comes to decides."""
@@ -366,6 +368,13 @@ def _connect(address: str) -> None:
         for number, handler in handlers.items():
             with contextlib.suppress(ValueError):  # not in the main thread
                 signal.signal(number, handler)
+
+
+def _quiet(quiet: bool) -> None:
+    """Keep Ray from printing what it met with on standard output, where a job's progress, or
+    its video, may go; ``log_to_driver`` does not. This is the switch that its debugger uses."""
+    worker: Any = ray._private.worker
+    worker._worker_logs_enabled = not quiet
 
 
 def _knock(address: str) -> None:

@@ -123,10 +123,11 @@ def test_a_dead_driver_goes_on_from_the_journal(
     process = start("--cluster", "local", "--workers", "2")
     while len(records(output)) < 3:
         until(process, "progress")
-    below = psutil.Process(process.pid).children(recursive=True)
+    actors = actors_of(process)
+    assert len(actors) == 2
     process.kill()
     process.wait()
-    _, alive = psutil.wait_procs(below, timeout=60)
+    _, alive = psutil.wait_procs(actors, timeout=60)
     assert alive == [], "nothing goes on without its driver"
     kept = records(output)
     assert 3 <= len(kept) < 8
