@@ -32,6 +32,8 @@ class Description:
     overlap: int
     tiles: int
     """Of one frame."""
+    tile: int
+    """The side that was asked for or chosen; 0 is the whole frame."""
     chunked: bool
     """The whole frame is one tile, run in chunks of windows."""
     batch: int

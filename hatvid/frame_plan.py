@@ -48,6 +48,10 @@ class FramePlan:
     batch: int = 1
     """Tiles in one call of the engine."""
 
+    asked: int = 0
+    """The side that tiles were planned by, 0 for the whole frame: asked for again, it gives
+    the same plan."""
+
 
 class FramePlanner:
     """Plans each frame size once, and holds to it.
@@ -60,6 +64,7 @@ class FramePlanner:
         options: tile, overlap, batch.
         device: whose memory counts.
         streams: tiles that a CPU computes side by side.
+        sharers: of the device's memory.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class FramePlanner:
         options: TileOptions,
         device: torch.device,
         streams: int = 1,
+        sharers: int = 1,
     ) -> None:
         self._forms = forms
         self._scale = scale
@@ -80,6 +86,7 @@ class FramePlanner:
         self._options = options
         self._device = device
         self._streams = streams
+        self._sharers = sharers
         self._bytes_per_pixel: int | None = None
         self._plans: dict[tuple[int, int], FramePlan] = {}
 
@@ -102,7 +109,7 @@ class FramePlanner:
             elif tile == 0:
                 plan = FramePlan(self._cut(height, width, 0), self._in_chunks(height, width))
             else:
-                plan = FramePlan(self._cut(height, width, tile))
+                plan = FramePlan(self._cut(height, width, tile), asked=tile)
             self._plans[height, width] = replace(plan, batch=self._filling(plan))
         return self._plans[height, width]
 
@@ -118,7 +125,7 @@ class FramePlanner:
         if self._options.tile == 0 or longer <= least:
             return False
         tile = max(least, longer // 2 // 16 * 16)
-        plan = FramePlan(self._cut(height, width, tile), batch=self._batch)
+        plan = FramePlan(self._cut(height, width, tile), batch=self._batch, asked=tile)
         self._plans[height, width] = plan
         return True
 
@@ -142,12 +149,14 @@ class FramePlanner:
             if needed <= free * MEMORY_SHARE:
                 return FramePlan(self._cut(height, width, 0), self._in_chunks(height, width))
         tile = choose_tile(height, width, self._cost(), free, self._least_overlap)
-        return FramePlan(self._cut(height, width, tile))
+        return FramePlan(self._cut(height, width, tile), asked=tile)
 
     def _in_chunks(self, height: int, width: int) -> bool:
         """Whether a whole frame that was asked for has to be run in chunks."""
         if not self._forms.rewritable:
             return False
+        if self._options.chunked is not None:
+            return self._options.chunked
         if self._engine == "eager":
             return True
         free = self._free(height, width)
@@ -191,7 +200,7 @@ class FramePlanner:
     def _free(self, height: int, width: int) -> int:
         # The result itself, and the strip of it that is being put together.
         result = 2 * height * width * 3 * self._scale**2 * torch.float32.itemsize
-        return max(available_memory(self._device) - result, 0)
+        return max(available_memory(self._device) // self._sharers - result, 0)
 
 
 def check_frames(frames: Tensor) -> None:

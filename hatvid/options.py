@@ -18,6 +18,8 @@ from typing import Literal, get_args
 
 from hatvid.codepoints import CHROMA_LOCATIONS, MATRICES, PRIMARIES, RANGES, TRANSFERS
 from hatvid.errors import OptionError
+from hatvid.reuse_options import ReuseMode, ReuseOptions
+from hatvid.segment_options import SegmentOptions
 from hatvid.selectors import StreamSpecifier, TimePoint
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "ReuseMode",
     "ReuseOptions",
     "ScriptOptions",
+    "SegmentOptions",
     "SizeOptions",
     "StreamOptions",
     "TileOptions",
@@ -38,7 +41,6 @@ __all__ = [
 
 EngineName = Literal["auto", "eager", "openvino", "cudagraph", "tensorrt", "replay"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-ReuseMode = Literal["auto", "on", "off"]
 
 WINDOW = 16
 """Side of HAT's attention window in pixels: tiles lie on this grid."""
@@ -78,6 +80,10 @@ class EngineOptions:
     CPU's threads. ``auto`` is two in ``openvino``, where there are two threads and memory for
     two tiles, else one."""
 
+    sharers: int = 1
+    """How many of the kind run on this device at the same time, this one included: each
+    counts on its part of the memory, and of the CPU's threads."""
+
     compiled: bool = False
     """Let torch.compile work on the network before it is recorded."""
 
@@ -90,6 +96,8 @@ class EngineOptions:
             )
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"threads is {self.threads}; it must be at least 1")
+        if self.sharers < 1:
+            raise OptionError(f"sharers is {self.sharers}; it must be at least 1")
         if self.streams != "auto" and not 1 <= self.streams <= MOST_STREAMS:
             raise OptionError(f"streams is {self.streams}; choose 1 to {MOST_STREAMS}")
 
@@ -108,6 +116,10 @@ class TileOptions:
 
     batch: int | Literal["auto"] = "auto"
     """Tiles in one call of the engine."""
+
+    chunked: bool | None = None
+    """Whether a whole frame goes through the network in chunks of windows; None decides by
+    memory."""
 
     def __post_init__(self) -> None:
         if self.tile != "auto":
@@ -129,36 +141,6 @@ class TileOptions:
         if self.overlap != "auto":
             return self.overlap
         return min(BEST_OVERLAP, tile // 2, tile - WINDOW) if tile else BEST_OVERLAP
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReuseOptions:
-    """Whether what was computed before is computed again."""
-
-    mode: ReuseMode = "auto"
-    """``auto``: a tile or frame of the same bytes takes the result of the one before, where
-    the engine gives the same bits for it whenever and beside whatever it comes; ``on``:
-    without trying that."""
-
-    tolerance: int = 0
-    """A tile may differ from the one computed last at its place by so many steps of the
-    source's codes in each sample of R, G and B, and still takes its result. That is an
-    approximation."""
-
-    memory: int | None = None
-    """MiB that tiles and their results may take; None takes an eighth of what is free, at
-    most 1024."""
-
-    def __post_init__(self) -> None:
-        _check_choice("reuse", self.mode, get_args(ReuseMode))
-        if self.tolerance < 0:
-            raise OptionError(f"reuse tolerance is {self.tolerance}; it must be 0 or more")
-        if self.tolerance and self.mode == "off":
-            raise OptionError("reuse is off; leave the reuse tolerance out")
-        if self.memory is not None and self.memory < 1:
-            raise OptionError(
-                f"reuse memory is {self.memory} MiB; give at least 1, or turn reuse off"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,12 +343,13 @@ class JobOptions:
 
     engine: EngineOptions = EngineOptions()
     tile: TileOptions = TileOptions()
-    reuse: ReuseOptions = ReuseOptions()
+    reuse: ReuseOptions = field(default_factory=ReuseOptions)
     encode: EncodeOptions = EncodeOptions()
     reading: InputOptions = InputOptions()
     size: SizeOptions = SizeOptions()
     streams: StreamOptions = StreamOptions()
     script: ScriptOptions = ScriptOptions()
+    segments: SegmentOptions = field(default_factory=SegmentOptions)
 
     start: TimePoint | None = None
     """The first frame at or after this is the first of the output."""

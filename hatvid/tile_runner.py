@@ -177,7 +177,7 @@ class TileRunner:
             return
         if self._before is None:
             mebibytes = self._reuse.memory
-            free = available_memory(self.device)
+            free = available_memory(self.device) // self._resolved.sharers
             budget = default_budget(free) if mebibytes is None else mebibytes * 2**20
             self._before = TileReuse(TileCache(budget))
         identity = self.identity(spec, chunked=chunked)
@@ -245,6 +245,11 @@ class TileRunner:
         if own:
             return self._make(spec, chunked, resolved)
         return self._built(spec, chunked, resolved)
+
+    def forget(self) -> None:
+        """Take no results from tiles before."""
+        if self._before is not None:
+            self._before.cache.clear()
 
     def drop_engines(self) -> None:
         """Free the engines, and what is kept of tiles; they are built again when they are

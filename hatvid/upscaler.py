@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Callable
 from os import PathLike, fspath
-from types import TracebackType
 from typing import Literal, Self
 
 import torch
@@ -82,12 +81,12 @@ class Upscaler:
     name: str
     scale: int
     """Of what comes out."""
-
     network_scale: int
-
     reuse: ReuseOptions
     reused: Reused
     """In all calls so far."""
+    fingerprint: str | None
+    """Names the network exactly, None where nobody said."""
 
     def __init__(
         self,
@@ -109,13 +108,13 @@ class Upscaler:
                 f"a network that upscales by {scale} gives no {output_scale}; choose 1 to {scale}"
             )
         self.name = name
+        self.fingerprint = fingerprint
         self.network_scale = scale
         self.scale = scale if output_scale is None else output_scale
         engine_options = engine_options or EngineOptions()
         tile_options = tile_options or TileOptions()
         forms, resolved = Forms(module), resolve_engine(engine_options)
-        self.reuse = reuse or ReuseOptions()
-        self.reused = Reused()
+        self.reuse, self.reused = reuse or ReuseOptions(), Reused()
         self._runner = TileRunner(
             forms,
             resolved,
@@ -133,6 +132,7 @@ class Upscaler:
             options=tile_options,
             device=resolved.device,
             streams=resolved.streams,
+            sharers=resolved.sharers,
         )
         self._lock = threading.RLock()
 
@@ -172,7 +172,7 @@ class Upscaler:
             OptionError: an option is wrong or does not fit the others.
             CheckpointError: the checkpoint cannot be found, read or trusted.
         """
-        # The options are looked at first: a typing mistake should not wait for a download.
+        # Looked at first: a typing mistake should not wait for a download.
         engine_options = EngineOptions(
             engine=engine,
             precision=precision,
@@ -183,8 +183,7 @@ class Upscaler:
         )
         tile_options = TileOptions(tile=tile, overlap=overlap, batch=batch)
         reuse_options = ReuseOptions(mode=reuse, tolerance=reuse_tolerance, memory=reuse_memory)
-        wanted = fspath(name_or_path)
-        model = load_model(wanted, scale)
+        model = load_model(wanted := fspath(name_or_path), scale)
         return cls(
             model,
             scale=model.scale,
@@ -260,6 +259,11 @@ class Upscaler:
         with self._lock, torch.no_grad():
             plan = self._planner.plan(height, width)
             return self._runner.reuses(self._spec(plan), chunked=plan.chunked)
+
+    def forget(self) -> None:
+        """Take no results from what was upscaled before."""
+        with self._lock:
+            self._runner.forget()
 
     def runtime(self, height: int, width: int) -> Runtime | None:
         """What can keep several frames of one size on their way; None if nothing can."""
@@ -366,6 +370,7 @@ class Upscaler:
                 tile_width=plan.tiles.tile_width,
                 overlap=plan.tiles.rows.overlap,
                 tiles=plan.tiles.count,
+                tile=plan.asked,
                 chunked=plan.chunked,
                 batch=plan.batch,
                 fidelity=self._runner.fidelity,
@@ -382,12 +387,7 @@ class Upscaler:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *reason: object) -> None:
         self.close()
 
     def _spec(self, plan: FramePlan) -> TileSpec:

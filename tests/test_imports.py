@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 HEIGHT = {
     "errors": 0,
     "codepoints": 1,
+    "reuse_options": 1,
+    "segment_options": 1,
     "selectors": 1,
     "options": 2,
     "tiling": 3,

@@ -13,13 +13,14 @@ from hatvid import __version__
 from hatvid.cli.bench import bench
 from hatvid.cli.export import export
 from hatvid.cli.info import info
+from hatvid.cli.jobs import jobs
 from hatvid.cli.lines import one_line
 from hatvid.cli.models import models
 from hatvid.cli.pipelines import pipelines
 from hatvid.cli.preview import preview
 from hatvid.cli.seams import seams
 from hatvid.cli.signals import Interrupted, catch_signals
-from hatvid.cli.upscale import upscale
+from hatvid.cli.upscale import join, upscale
 from hatvid.cli.verify import verify
 from hatvid.errors import HatvidError
 
@@ -32,7 +33,19 @@ def cli() -> None:
     """Make videos larger with HAT, losing nothing."""
 
 
-for _command in (upscale, info, preview, verify, models, pipelines, export, seams, bench):
+for _command in (
+    upscale,
+    join,
+    jobs,
+    info,
+    preview,
+    verify,
+    models,
+    pipelines,
+    export,
+    seams,
+    bench,
+):
     cli.add_command(_command)
 
 
@@ -43,7 +56,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         code = cli.main(args=arguments, prog_name="hatvid", standalone_mode=False)
         _exit(code if isinstance(code, int) else 0)
     except HatvidError as error:
-        _fail(str(error), error.exit_code)
+        _fail(_with_notes(str(error), error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else "", err=True)
         _exit(2)
@@ -55,7 +68,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _exit(error.exit_code)
     except Interrupted as interruption:
         word = "stopped" if interruption.number == signal.SIGINT else "terminated"
-        _fail(f"{word}; nothing was written under the output's name", 128 + interruption.number)
+        said = f"{word}; nothing was written under the output's name"
+        _fail(_with_notes(said, interruption), 128 + interruption.number)
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,6 +84,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
             "with what HATVID_DEBUG=1 prints",
             1,
         )
+
+
+def _with_notes(message: str, error: BaseException) -> str:
+    """A message with what was noted of the error on its way."""
+    return "; ".join([message, *getattr(error, "__notes__", ())])
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -26,7 +26,7 @@ from rich.text import Text
 from hatvid.cli.lines import one_line
 from hatvid.cli.signals import ignore_signals
 from hatvid.jobs.progress import Progress, Started
-from hatvid.jobs.receipt import Receipt
+from hatvid.jobs.receipt import Receipt, ShardReceipt
 from hatvid.jobs.stills import PictureReceipt
 from hatvid.reuse import Reused
 
@@ -36,7 +36,7 @@ __all__ = ["reporter"]
 class Reporter(Progress, Protocol):
     """A job's progress with an end, as a context manager."""
 
-    def finished(self, receipt: Receipt | PictureReceipt) -> None: ...
+    def finished(self, receipt: Receipt | PictureReceipt | ShardReceipt) -> None: ...
 
     def __enter__(self) -> Self: ...
 
@@ -129,7 +129,9 @@ class _People:
         if self._task is not None:  # the job starts over
             self._bars.remove_task(self._task)
         self._bars.start()
-        self._task = self._bars.add_task(escape(one_line(_short(facts))), total=facts.frames)
+        self._task = self._bars.add_task(
+            escape(one_line(_short(facts))), total=facts.frames, completed=facts.done
+        )
 
     def reused(self, tiles: Reused) -> None:
         if self._bars is not None and self._task is not None:
@@ -154,7 +156,7 @@ class _People:
     def publishing(self) -> None:
         ignore_signals()
 
-    def finished(self, receipt: Receipt | PictureReceipt) -> None:
+    def finished(self, receipt: Receipt | PictureReceipt | ShardReceipt) -> None:
         if self._bars is not None:
             self._bars.stop()
         if not self._quiet:
@@ -171,7 +173,7 @@ class _JsonLines:
         self._stream = stream
         self._began = time.monotonic()
         self._total: int | None = None
-        self._done = 0
+        self._done = self._before = 0
         self._reused = Reused()
 
     def __enter__(self) -> Self:
@@ -191,7 +193,7 @@ class _JsonLines:
 
     def started(self, facts: Started) -> None:
         self._began = time.monotonic()
-        self._total = facts.frames
+        self._total, self._before = facts.frames, facts.done
         self._print("started", **asdict(facts))
 
     def reused(self, tiles: Reused) -> None:
@@ -200,7 +202,7 @@ class _JsonLines:
     def advanced(self, frames: int) -> None:
         self._done = frames
         seconds = time.monotonic() - self._began
-        fps = frames / seconds if seconds > 0 else 0.0
+        fps = (frames - self._before) / seconds if seconds > 0 else 0.0
         left = None
         if self._total is not None and fps > 0:
             left = round(max(0, self._total - frames) / fps, 1)
@@ -219,7 +221,7 @@ class _JsonLines:
     def publishing(self) -> None:
         ignore_signals()
 
-    def finished(self, receipt: Receipt | PictureReceipt) -> None:
+    def finished(self, receipt: Receipt | PictureReceipt | ShardReceipt) -> None:
         self._print("finished", **receipt.as_dict())
 
     def _print(self, event: str, **values: Any) -> None:
@@ -227,7 +229,12 @@ class _JsonLines:
         self._stream.flush()
 
 
-def _summary(receipt: Receipt | PictureReceipt) -> str:
+def _summary(receipt: Receipt | PictureReceipt | ShardReceipt) -> str:
+    if isinstance(receipt, ShardReceipt):
+        return (
+            f"{receipt.output}: {receipt.frames} frames in {receipt.seconds:.1f} s; of the whole, "
+            f"{receipt.done} of {receipt.segments} segments are done"
+        )
     size = f"{receipt.width}x{receipt.height}"
     if isinstance(receipt, PictureReceipt):
         one = receipt.frames == 1

@@ -27,9 +27,11 @@ from hatvid.cli.options import (
 )
 from hatvid.cli.reuse import given_reuse, reuse_options
 from hatvid.cli.script import given_script, script_options
+from hatvid.cli.segments import given_segments, segment_options, sharing_options
 from hatvid.options import JobOptions
+from hatvid.segment_options import SegmentOptions
 
-__all__ = ["job_options", "output_options", "upscale"]
+__all__ = ["job_options", "join", "output_options", "upscale"]
 
 
 output_options = together(
@@ -60,33 +62,64 @@ output_options = together(
 )
 
 
+ending_options = together(
+    click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
+    click.option(
+        "--verify",
+        type=click.Choice(["full", "quick", "none"]),
+        default="full",
+        show_default=True,
+        help="How the output is compared with the input in the end; quick: without the pictures.",
+    ),
+    click.option(
+        "--progress",
+        type=click.Choice(["bar", "json", "none"]),
+        default="bar",
+        show_default=True,
+        help="json: one object a line, on standard output (on standard error if the video is "
+        "there).",
+    ),
+)
+
+
 @click.command(short_help="Make a video 2, 3 or 4 times larger.")
 @click.argument("input", type=click.Path(path_type=Path, allow_dash=True))
 @output_options
-@click.option("--overwrite", is_flag=True, help="Replace an output that exists.")
-@click.option(
-    "--verify",
-    type=click.Choice(["full", "quick", "none"]),
-    default="full",
-    show_default=True,
-    help="How the output is compared with the input in the end; quick: without the pictures.",
-)
-@click.option(
-    "--progress",
-    type=click.Choice(["bar", "json", "none"]),
-    default="bar",
-    show_default=True,
-    help="json: one object a line, on standard output (on standard error if the video is there).",
-)
+@segment_options
+@sharing_options
+@ending_options
 def upscale(**given: Any) -> None:
     """Make a video 2, 3 or 4 times larger.
 
     Every frame keeps its time; sound, subtitles and tags are copied. The output appears
     under its name only when it is whole. INPUT may be - for standard input, a picture, or
     numbered pictures (frames_%05d.png). A VapourSynth script (.vpy) is run, and its frames
-    are encoded as they are unless --scale or a size is given.
+    are encoded as they are unless --scale or a size is given. A long video is kept in parts
+    as they are done: after a stop the same command goes on from there.
     """
-    options = replace(job_options(given), overwrite=given["overwrite"], verify=given["verify"])
+    _run(given, given_segments(given))
+
+
+@click.command(short_help="Put together what shards made.")
+@click.argument("input", type=click.Path(path_type=Path))
+@output_options
+@segment_options
+@ending_options
+def join(**given: Any) -> None:
+    """Put together what upscale --shard K/N made, without computing anything.
+
+    Give it the shards' command with join in place of upscale, and no --shard.
+    """
+    _run(given, given_segments(given, join=True))
+
+
+def _run(given: Mapping[str, Any], segments: SegmentOptions) -> None:
+    options = replace(
+        job_options(given),
+        overwrite=given["overwrite"],
+        verify=given["verify"],
+        segments=segments,
+    )
     # Imported here and in this order: a wrong name is answered before torch is loaded.
     from hatvid.jobs.job import plan_job
 

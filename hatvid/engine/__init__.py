@@ -58,6 +58,7 @@ class ResolvedEngine:
     """See :class:`~hatvid.options.EngineOptions`, as ``compiled``."""
 
     compiled: bool = False
+    sharers: int = 1
 
     @property
     def records(self) -> bool:
@@ -87,7 +88,7 @@ def resolve_engine(options: EngineOptions) -> ResolvedEngine:
     ``openvino`` if it can be imported and computes in what was asked for, else ``eager``.
     Precision: fp16 tentatively on CUDA, bf16 tentatively where openvino runs on a CPU
     that computes in it, else fp32. Threads: PyTorch's number, which follows the cores
-    this run may use and ``OMP_NUM_THREADS``.
+    this run may use and ``OMP_NUM_THREADS``, divided among those who share them.
 
     Raises:
         OptionError: the choices do not fit each other or this machine.
@@ -118,7 +119,7 @@ def resolve_engine(options: EngineOptions) -> ResolvedEngine:
             f"engine {engine} does not run what torch.compile makes; choose engine cudagraph, "
             "or leave --compile out"
         )
-    threads = options.threads or torch.get_num_threads()
+    threads = options.threads or max(1, torch.get_num_threads() // options.sharers)
     if options.streams != "auto":
         streams = options.streams
     else:
@@ -135,6 +136,7 @@ def resolve_engine(options: EngineOptions) -> ResolvedEngine:
         threads=threads,
         streams=streams,
         compiled=options.compiled,
+        sharers=options.sharers,
     )
 
 

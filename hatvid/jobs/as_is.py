@@ -37,6 +37,7 @@ def as_is(info: SourceInfo) -> Description:
         tile_width=info.width,
         overlap=0,
         tiles=1,
+        tile=0,
         chunked=False,
         batch=1,
         fidelity=None,
@@ -61,6 +62,9 @@ class AsIs:
     def flush(self) -> Iterator[Finished]:
         """See :class:`~hatvid.jobs.way.Way`."""
         return iter(())
+
+    def forget(self) -> None:
+        """See :class:`~hatvid.jobs.way.Way`; nothing is kept."""
 
     def close(self) -> None:
         """See :class:`~hatvid.jobs.way.Way`; nothing runs between two batches."""

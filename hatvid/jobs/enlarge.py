@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,16 +38,26 @@ from hatvid.video.color import (
 )
 from hatvid.video.convert import PlaneLayout
 from hatvid.video.pictures import AnyPacket
-from hatvid.video.source import FrameBatch, VideoSource
+from hatvid.video.source import FrameBatch, SourceInfo
 
-__all__ = ["InFlight", "Straight", "WRITE_BEHIND", "way_for"]
+__all__ = ["InFlight", "Source", "Straight", "WRITE_BEHIND", "way_for"]
 
 WRITE_BEHIND = 4
 """Finished items that wait for the encoder at most."""
 
 
+class Source(Protocol):
+    """What has to be known of where frames come from."""
+
+    info: SourceInfo
+
+    def seconds(self, pts: int) -> Fraction:
+        """A pts as seconds after the first frame of the file."""
+        ...
+
+
 def way_for(
-    source: VideoSource,
+    source: Source,
     upscaler: Upscaler,
     facts: Description,
     plan: OutputPlan,
@@ -76,7 +88,7 @@ def way_for(
 class Straight:
     """One batch after the other."""
 
-    source: VideoSource
+    source: Source
     upscaler: Upscaler
     facts: Description
     plan: OutputPlan
@@ -102,6 +114,10 @@ class Straight:
     def flush(self) -> Iterator[Finished]:
         """See :class:`~hatvid.jobs.way.Way`."""
         return iter(())
+
+    def forget(self) -> None:
+        """See :class:`~hatvid.jobs.way.Way`."""
+        self.upscaler.forget()
 
     def close(self) -> None:
         """See :class:`~hatvid.jobs.way.Way`; nothing runs between two batches."""
@@ -246,6 +262,11 @@ class InFlight:
             yield from self._ready()
             yield self._landed()
         yield from self._ready()
+
+    def forget(self) -> None:
+        """See :class:`~hatvid.jobs.way.Way`."""
+        self._held.forget()
+        self._straight.forget()
 
     def close(self) -> None:
         """See :class:`~hatvid.jobs.way.Way`."""

@@ -24,16 +24,17 @@ class PartialFile:
     Args:
         path: the final name.
         overwrite: replace a file of that name.
+        folder: where it lies until then, on the same disk; None is beside ``path``.
 
     Raises:
         OutputError: nothing can be written there.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, *, overwrite: bool, folder: Path | None = None) -> None:
         self._path = path
         self._overwrite = overwrite
         name = path.name[:50]  # up to 200 bytes; names end at 255
-        self._temporary = path.with_name(f".{name}.{secrets.token_hex(4)}.part")
+        self._temporary = (folder or path.parent) / f".{name}.{secrets.token_hex(4)}.part"
 
     def __enter__(self) -> Self:
         try:
@@ -79,7 +80,7 @@ class PartialFile:
             os.fsync(self.file.fileno())
             self.file.close()
         except OSError as error:
-            raise self._refused(error) from error
+            raise self.refused(error) from error
 
     def publish(self) -> None:
         """Give the sealed file its name.
@@ -98,7 +99,7 @@ class PartialFile:
                 f"{self._path} has appeared meanwhile; use --overwrite to replace it"
             ) from error
         except OSError as error:
-            raise self._refused(error) from error
+            raise self.refused(error) from error
 
     def set_aside(self) -> Path:
         """Give the sealed file a name of its own, ``NAME.unverified.EXT``.
@@ -117,11 +118,12 @@ class PartialFile:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise self._refused(error) from error
+                raise self.refused(error) from error
             return path
         raise AssertionError("numbers do not end")
 
-    def _refused(self, error: OSError) -> OutputError:
+    def refused(self, error: OSError) -> OutputError:
+        """What a disk that refuses means to the user."""
         return OutputError(
             f"{self._path} cannot be written ({error.strerror}); free some space, or choose "
             "another place with -o"

@@ -3,29 +3,48 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Protocol
 
 from hatvid.jobs.as_is import AsIs
-from hatvid.jobs.enlarge import WRITE_BEHIND, way_for
+from hatvid.jobs.enlarge import WRITE_BEHIND, Source, way_for
 from hatvid.jobs.format import OutputPlan
 from hatvid.jobs.way import Done, Finished, Way
 from hatvid.upscaler import Description, MendedTile, Upscaler
 from hatvid.video.fates import StreamFate
 from hatvid.video.pictures import AnyPacket
 from hatvid.video.prefetch import Prefetch, Writer
-from hatvid.video.source import FrameBatch, VideoSource
+from hatvid.video.source import FrameBatch
 
-__all__ = ["Sink", "pump"]
+__all__ = ["Giver", "Sink", "Taker", "pump"]
 
 # Items that wait before the network. Small frames are read well ahead, so that packets
 # lying between them do not starve it; the large ones behind it are few.
 _READ_AHEAD = 16
 
 
-class Sink(Protocol):
-    """What takes the larger frames and the copied packets, and tells what became of them:
+class Taker(Protocol):
+    """What takes the larger frames and the copied packets."""
+
+    @property
+    def copied(self) -> frozenset[int]: ...
+
+    @property
+    def on_device(self) -> bool: ...
+
+    def write(self, item: FrameBatch | AnyPacket) -> None: ...
+
+
+class Giver(Source, Protocol):
+    """What gives frames and packets: a :class:`~hatvid.video.source.VideoSource` or a
+    :class:`~hatvid.video.window.WindowSource`."""
+
+    def items(self, batch: int, copied: frozenset[int]) -> Iterator[FrameBatch | AnyPacket]: ...
+
+
+class Sink(Taker, Protocol):
+    """A taker that tells what became of everything:
     :class:`~hatvid.video.sink.VideoSink` or
     :class:`~hatvid.video.picture_sink.PictureSink`."""
 
@@ -33,13 +52,7 @@ class Sink(Protocol):
     fates: tuple[StreamFate, ...]
 
     @property
-    def copied(self) -> frozenset[int]: ...
-
-    @property
     def frames(self) -> int: ...
-
-    @property
-    def on_device(self) -> bool: ...
 
     @property
     def packets_copied(self) -> dict[int, int]: ...
@@ -56,21 +69,21 @@ class Sink(Protocol):
     @property
     def side_data_lost(self) -> Counter[str]: ...
 
-    def write(self, item: FrameBatch | AnyPacket) -> None: ...
-
     def finish(self) -> None: ...
 
     def abort(self) -> None: ...
 
 
 def pump(
-    source: VideoSource,
-    sink: Sink,
+    source: Giver,
+    sink: Taker,
     upscaler: Upscaler | None,
     facts: Description,
     plan: OutputPlan,
     done: Done,
     mended: Callable[[FrameBatch, MendedTile], None],
+    *,
+    anew: Callable[[FrameBatch], bool] | None = None,
 ) -> None:
     """Bring every frame and every copied packet from the source to the sink.
 
@@ -80,6 +93,7 @@ def pump(
         plan: of the output.
         done: told of each batch that has been upscaled, in this thread.
         mended: told of each tile of a batch that was computed again in fp32.
+        anew: whether a batch may take nothing from what came before it; None: any may.
     """
     # As many frames at once as fill the engine's batch.
     frames = max(1, facts.batch // facts.tiles)
@@ -103,6 +117,10 @@ def pump(
         Writer(write, depth=WRITE_BEHIND, name="hatvid-encode") as writer,
     ):
         for item in reader:
+            if anew is not None and isinstance(item, FrameBatch) and anew(item):
+                for finished in way.flush():
+                    writer.put(finished)
+                way.forget()
             for finished in way.put(item):
                 writer.put(finished)
         for finished in way.flush():

@@ -17,6 +17,7 @@ class Started:
     Args:
         frames: how many there will be, None if the container does not say.
         tile: (height, width) in input pixels.
+        done: frames that an earlier run of the job did; they count among the ``frames``.
     """
 
     input: str
@@ -34,6 +35,7 @@ class Started:
     batch: int
     codec: str
     pix_fmt: str
+    done: int = 0
 
 
 @runtime_checkable

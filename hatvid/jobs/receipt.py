@@ -10,7 +10,7 @@ from hatvid.jobs.checks import Verification
 from hatvid.reuse import Reused
 from hatvid.video.fates import StreamFate
 
-__all__ = ["MendedPlace", "Receipt"]
+__all__ = ["MendedPlace", "Receipt", "ShardReceipt"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,3 +88,27 @@ class Receipt:
         if self.verification is not None:
             record["verification"] = self.verification.as_dict()
         return record
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardReceipt:
+    """The account of one part of a job, of which others do the rest.
+
+    Args:
+        frames: computed by this run.
+        done: segments that are done by now, whoever did them.
+        segments: of the whole job.
+        seconds: that it took.
+    """
+
+    input: Path
+    output: Path
+    frames: int
+    done: int
+    segments: int
+    seconds: float
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self) | {"input": str(self.input), "output": str(self.output)}

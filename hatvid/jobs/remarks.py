@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Protocol
 
 from hatvid.jobs.pipeline import Sink
 from hatvid.jobs.receipt import MendedPlace
+from hatvid.jobs.records import Record
 from hatvid.reuse import Reused
 from hatvid.upscaler import MendedTile
-from hatvid.video.source import FrameBatch, VideoSource
+from hatvid.video.batch import FrameBatch
+from hatvid.video.source_info import SourceInfo
 
-__all__ = ["Met", "remarks"]
+__all__ = ["Met", "Told", "mended_place", "remarks"]
+
+
+class Told(Protocol):
+    """What a source tells in the end: a :class:`~hatvid.video.source.VideoSource` does."""
+
+    info: SourceInfo
+
+    @property
+    def residue(self) -> dict[int, tuple[Fraction, Fraction]]: ...
+
+    @property
+    def ended_early(self) -> str | None: ...
 
 
 @dataclass
@@ -33,10 +49,10 @@ class Met:
     frames: int = 0
     reused: Reused = field(default_factory=Reused)
 
-    def count(self, source: VideoSource, batch: FrameBatch, reused: Reused) -> None:
+    def count(self, info: SourceInfo, batch: FrameBatch, reused: Reused) -> None:
         """A batch was upscaled."""
         for stamp in batch.times:
-            seconds = _seconds(source, stamp.pts)
+            seconds = _seconds(info, stamp.pts)
             if stamp.repeated:
                 self.repeated.append(seconds)
             if stamp.damaged:
@@ -46,20 +62,32 @@ class Met:
         self.frames += len(batch.times)
         self.reused += reused
 
-    def mend(self, source: VideoSource, batch: FrameBatch, tile: MendedTile) -> None:
+    def mend(self, info: SourceInfo, batch: FrameBatch, tile: MendedTile) -> None:
         """A tile of a batch was computed again."""
-        self.mended.append(
-            MendedPlace(
-                seconds=_seconds(source, batch.times[tile.frame].pts),
-                left=tile.left,
-                top=tile.top,
-                width=tile.width,
-                height=tile.height,
-            )
-        )
+        self.mended.append(mended_place(info, batch, tile))
+
+    def add(self, record: Record) -> None:
+        """A segment was done, in whatever run."""
+        self.repeated += record.repeated
+        self.damaged += record.damaged
+        self.moved += record.moved
+        self.mended += record.mended
+        self.frames += len(record.times)
+        self.reused += record.reused
 
 
-def remarks(source: VideoSource, sink: Sink, met: Met, *, cut: bool) -> list[str]:
+def mended_place(info: SourceInfo, batch: FrameBatch, tile: MendedTile) -> MendedPlace:
+    """Where in the video a tile lies."""
+    return MendedPlace(
+        seconds=_seconds(info, batch.times[tile.frame].pts),
+        left=tile.left,
+        top=tile.top,
+        width=tile.width,
+        height=tile.height,
+    )
+
+
+def remarks(source: Told, sink: Sink, met: Met, *, cut: bool) -> list[str]:
     """One line for each kind of thing that was met.
 
     Args:
@@ -121,8 +149,8 @@ def remarks(source: VideoSource, sink: Sink, met: Met, *, cut: bool) -> list[str
     return notes
 
 
-def _seconds(source: VideoSource, pts: int) -> float:
-    return round(float(source.seconds(pts)), 6)
+def _seconds(info: SourceInfo, pts: int) -> float:
+    return round(float((pts - info.start) * info.time_base), 6)
 
 
 def _counted(seconds: list[float]) -> str:

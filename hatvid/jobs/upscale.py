@@ -9,7 +9,7 @@ from typing import Literal
 
 from hatvid.jobs.job import plan_job
 from hatvid.jobs.progress import Progress
-from hatvid.jobs.receipt import Receipt
+from hatvid.jobs.receipt import Receipt, ShardReceipt
 from hatvid.jobs.run import run_job
 from hatvid.jobs.stills import PictureReceipt
 from hatvid.options import (
@@ -28,6 +28,7 @@ from hatvid.options import (
     StreamOptions,
     TileOptions,
 )
+from hatvid.segment_options import SegmentOptions
 from hatvid.selectors import StreamSpecifier, TimePoint
 from hatvid.upscaler import Upscaler
 
@@ -80,11 +81,18 @@ def upscale(
     args: Mapping[str, str] | None = None,
     output_index: int = 0,
     streams_from: str | Path | None = None,
+    segment: float | None = None,
+    restart: bool = False,
+    per_segment: bool = False,
+    workers: int | tuple[str, ...] | None = None,
+    cluster: str | None = None,
+    mixed: bool = False,
+    shard: tuple[int, int] | None = None,
     overwrite: bool = False,
     verify: Literal["full", "quick", "none"] = "full",
     progress: Progress | None = None,
     upscaler: Upscaler | None = None,
-) -> Receipt | PictureReceipt:
+) -> Receipt | PictureReceipt | ShardReceipt:
     """Upscale one video, or pictures, as ``hatvid upscale`` does.
 
     Args:
@@ -102,6 +110,9 @@ def upscale(
         output_index: which output of a script.
         streams_from: a file whose sound, subtitles, chapters and tags go beside a script's
             frames.
+        segment: seconds of the parts that are kept once done, 0 for none; likewise
+            ``restart``, ``per_segment``, ``workers``, ``cluster``, ``mixed``, ``shard`` (k, n), see
+            :class:`~hatvid.segment_options.SegmentOptions`.
         progress: told what happens.
         upscaler: runs the frames in place of the one that ``model`` and the engine
             options describe, at its own scale. It stays open.
@@ -109,7 +120,7 @@ def upscale(
     The other arguments are those of :mod:`hatvid.options`.
 
     Returns:
-        What was done; the shorter account where pictures became pictures.
+        What was done; shorter accounts where pictures became pictures, or a shard was done.
 
     Raises:
         HatvidError: see :mod:`hatvid.errors`; nothing lies under the output's name then.
@@ -162,6 +173,15 @@ def upscale(
             args=dict(args or {}),
             output_index=output_index,
             streams_from=None if streams_from is None else Path(streams_from),
+        ),
+        segments=SegmentOptions(
+            length=segment,
+            restart=restart,
+            per_segment=per_segment,
+            workers=workers,
+            cluster=cluster,
+            mixed=mixed,
+            shard=shard,
         ),
         format=format,
         start=None if start is None else TimePoint.parse(start),

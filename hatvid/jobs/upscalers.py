@@ -1,12 +1,20 @@
-"""The upscaler that a job asks for."""
+"""The upscaler that a job describes."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from hatvid.engine import resolve_engine
+from hatvid.engine.memory import available_memory
 from hatvid.jobs.job import Job
-from hatvid.options import SizeOptions
+from hatvid.jobs.records import Resolved
+from hatvid.model.fingerprint import state_dict_hash
+from hatvid.model.zoo import load_model, resolve_model
+from hatvid.options import JobOptions, SizeOptions
+from hatvid.reuse import default_budget
 from hatvid.upscaler import Upscaler
 
-__all__ = ["own_upscaler"]
+__all__ = ["own_upscaler", "settled", "with_fixed_reuse"]
 
 
 def own_upscaler(job: Job, scale: int | None) -> Upscaler:
@@ -19,26 +27,57 @@ def own_upscaler(job: Job, scale: int | None) -> Upscaler:
         HatvidError: see :meth:`hatvid.upscaler.Upscaler.from_checkpoint`.
     """
     options = job.options
-    engine, tile = options.engine, options.tile
-    streams = engine.streams
+    streams = options.engine.streams
     if streams == "auto" and job.pictures is not None:
         streams = 1  # a picture alone has all threads to itself
     if job.model is not None and options.size != SizeOptions():
         # Resampled once, from all that the network gives, to the size asked for.
         scale = job.model.scale
-    return Upscaler.from_checkpoint(
-        options.model,
-        scale=scale,
-        engine=engine.engine,
-        precision=engine.precision,
-        device=engine.device,
-        threads=engine.threads,
-        streams=streams,
-        compiled=engine.compiled,
-        tile=tile.tile,
-        overlap=tile.overlap,
-        batch=tile.batch,
-        reuse=options.reuse.mode,
-        reuse_tolerance=options.reuse.tolerance,
-        reuse_memory=options.reuse.memory,
+    model = load_model(options.model, scale)
+    return Upscaler(
+        model,
+        scale=model.scale,
+        output_scale=scale,
+        engine_options=replace(options.engine, streams=streams),
+        tile_options=options.tile,
+        reuse=options.reuse,
+        fingerprint=state_dict_hash(model),
+        name=resolve_model(options.model, scale).name,
     )
+
+
+def settled(options: JobOptions, resolved: Resolved) -> JobOptions:
+    """Options with ``auto`` as an earlier run of the job decided it.
+
+    What is asked for by name stays; whether it is the same is looked at elsewhere.
+    """
+    engine, tile = options.engine, options.tile
+    return replace(
+        options,
+        engine=replace(
+            engine,
+            engine=resolved.engine if engine.engine == "auto" else engine.engine,
+            precision=resolved.precision if engine.precision == "auto" else engine.precision,
+            threads=engine.threads or resolved.threads,
+            streams=resolved.streams if engine.streams == "auto" else engine.streams,
+        ),
+        tile=replace(
+            tile,
+            tile=resolved.tile if tile.tile == "auto" else tile.tile,
+            overlap=resolved.overlap if tile.overlap == "auto" else tile.overlap,
+            batch=resolved.batch if tile.batch == "auto" else tile.batch,
+            chunked=resolved.chunked if tile.tile in ("auto", resolved.tile) else None,
+        ),
+        reuse=replace(options.reuse, memory=options.reuse.memory or resolved.reuse_memory),
+    )
+
+
+def with_fixed_reuse(options: JobOptions) -> JobOptions:
+    """With a tolerance bits hang on what is still kept: how much that is must not be decided
+    twice. It is by what is free here and now."""
+    reuse = options.reuse
+    if not reuse.tolerance or reuse.memory is not None:
+        return options
+    free = available_memory(resolve_engine(options.engine).device) // options.engine.sharers
+    memory = max(1, default_budget(free) // 2**20)
+    return replace(options, reuse=replace(reuse, memory=memory))

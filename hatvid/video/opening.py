@@ -21,6 +21,7 @@ from hatvid.errors import InputError, OptionError
 from hatvid.options import InputOptions
 from hatvid.selectors import StreamSpecifier, is_script
 from hatvid.video.device_frames import hardware_decoder
+from hatvid.video.excerpt import Opener, SparseFile
 from hatvid.video.picture_names import is_pattern, missing_numbers, numbered_files
 
 __all__ = ["choose_video", "is_pipe", "matches", "open_input", "selected", "unseekable"]
@@ -59,6 +60,7 @@ def open_input(
     reading: InputOptions | None = None,
     notes: list[str] | None = None,
     device: torch.device | None = None,
+    opener: Opener | None = None,
 ) -> av.container.InputContainer:
     """Open a file, a pipe (``-`` is standard input) or numbered pictures (``a%03d.png``).
 
@@ -69,6 +71,7 @@ def open_input(
         notes: takes a line for each thing assumed.
         device: a GPU where frames stay that ``reading.hwaccel`` ``cuda`` decodes; without it
             they are brought to main memory.
+        opener: gives the data of the file, in its place.
 
     Raises:
         InputError: it is missing, unreadable, no video, or a playlist.
@@ -86,7 +89,9 @@ def open_input(
             f"format {name!r} is not read by hatvid; name one of FFmpeg's demuxers of files"
         )
     if is_pipe(path):
-        source: str | _Pipe = _Pipe(path)
+        source: str | _Pipe | SparseFile = _Pipe(path)
+    elif opener is not None:
+        source = opener()
     else:
         # Absolute and with the protocol spelled out: a name with a colon is a file too.
         source = f"file:{path.absolute()}"
@@ -323,7 +328,7 @@ def _check_file(path: Path) -> None:
         raise InputError(f"{path} is empty; was it copied or downloaded completely?")
 
 
-def _refusal(path: Path, source: str | _Pipe, error: Exception) -> InputError:
+def _refusal(path: Path, source: str | _Pipe | SparseFile, error: Exception) -> InputError:
     """Why FFmpeg could not open an input, in the user's terms."""
     if isinstance(source, _Pipe):
         head = source.head

@@ -14,9 +14,21 @@ from av.stream import Stream
 
 from hatvid.errors import DecodeError
 
-__all__ = ["AnyPacket", "FrameTime", "Pictures", "fraction", "positive", "time_base_of"]
+__all__ = [
+    "AnyPacket",
+    "FrameTime",
+    "Pictures",
+    "fraction",
+    "positive",
+    "prepare_decoder",
+    "time_base_of",
+]
 
 type AnyPacket = av.Packet[Stream]
+
+# FFmpeg's demuxers of files that are written from a key frame on. Transport streams and
+# bare elementary streams are recordings, which begin wherever somebody tuned in.
+_INDEXED = frozenset({"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "nut"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +97,25 @@ class Pictures:
         self._lost: set[int] = set()  # those of them that an error took
         # A frame then says which packet it is of.
         stream.codec_context.copy_opaque = True
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+        *,
+        strict: bool,
+    ) -> Pictures:
+        """Those of a stream of an opened container."""
+        demuxer = container.format.name
+        return cls(
+            path,
+            stream,
+            strict=strict,
+            whole=demuxer in _INDEXED,
+            reordered="mov" in demuxer and stream.codec_context.has_b_frames > 0,
+        )
 
     def feed(self, packet: AnyPacket) -> Iterator[tuple[av.VideoFrame, FrameTime]]:
         """Decode one packet that holds data.
@@ -226,6 +257,23 @@ class Pictures:
             time = FrameTime(pts=pts, duration=duration, repeated=True)
             self._last, self._last_time = picture, time
             yield picture, time
+
+
+def prepare_decoder(stream: av.VideoStream, hwaccel: str | None, notes: list[str]) -> None:
+    """Set a stream's decoder up, before its first packet.
+
+    Args:
+        hwaccel: that was asked for.
+        notes: takes a line if it does not decode this codec.
+    """
+    context = stream.codec_context
+    if hwaccel and not context.is_hwaccel and not any(hwaccel in note for note in notes):
+        notes.append(f"{hwaccel} does not decode {context.name}: decoding on the CPU")
+    # Frame threads would give errors of one packet at another one's call, and hide
+    # which picture is lost; decoding the small video is not what takes time.
+    stream.thread_type = "SLICE"
+    # A damaged picture is worth more than none; it is counted and named.
+    context.flags |= av.codec.context.Flags.output_corrupt
 
 
 def fraction(value: object) -> Fraction:

@@ -34,6 +34,10 @@ class Scan:
         key_frames: pts of the key frames, rising.
         time_base: in seconds.
         discarded: packets that an edit list hides; they are in none of the others.
+        steady: each packet has a pts of its own, on a clock that does not jump: what is read
+            from a key frame on has the same times as if it were read from the beginning.
+        ended_early: why reading stopped before the end of the file, if it did.
+        notes: one line for each jump of the clock.
     """
 
     pts: tuple[int, ...]
@@ -41,6 +45,9 @@ class Scan:
     key_frames: tuple[int, ...]
     time_base: Fraction
     discarded: int
+    steady: bool = False
+    ended_early: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def scan(
@@ -63,17 +70,20 @@ def scan(
         raise InputError(f"{path} is a pipe, which can be read only once; name a file")
     found: list[tuple[int, int, bool]] = []
     unsettled: list[int] = []
-    settled = discarded = 0
+    settled = discarded = untimed = 0
+    notes: list[str] = []
     with open_input(path, reading) as container:
         video = choose_video(container, path, (streams or StreamOptions()).map)
         timed = False
-        for packet in Packets(path, container, video, strict=False, notes=[]):
+        packets = Packets(path, container, video, strict=False, notes=notes)
+        for packet in packets:
             if packet.stream is not video:
                 continue
             if packet.is_discard:
                 discarded += 1
                 continue
             timed = timed or packet.pts is not None
+            untimed += packet.pts is None
             stamp = packet.pts if timed else packet.dts
             if stamp is None:
                 continue
@@ -86,12 +96,16 @@ def scan(
                 if settled >= frames:
                     break
         found.sort(key=lambda item: item[0])
+        stamps = tuple(stamp for stamp, _, _ in found)
         return Scan(
-            pts=tuple(stamp for stamp, _, _ in found),
+            pts=stamps,
             durations=tuple(duration for _, duration, _ in found),
             key_frames=tuple(stamp for stamp, _, key in found if key),
             time_base=time_base_of(video),
             discarded=discarded,
+            steady=not untimed and not notes and len(set(stamps)) == len(stamps),
+            ended_early=packets.ended_early,
+            notes=tuple(notes),
         )
 
 

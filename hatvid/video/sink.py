@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
@@ -18,6 +17,7 @@ from hatvid.video.copying import PacketCopier
 from hatvid.video.headers import header_rewriter
 from hatvid.video.outfile import OutputFile
 from hatvid.video.pictures import AnyPacket, FrameTime
+from hatvid.video.refusal import write_error
 from hatvid.video.source import FrameBatch, VideoSource
 from hatvid.video.streams import (
     StreamFate,
@@ -32,8 +32,6 @@ from hatvid.video.streams import (
 from hatvid.video.track import OutputFormat, VideoTrack
 
 __all__ = ["OutputFormat", "VideoSink"]
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class VideoSink:
@@ -173,6 +171,29 @@ class VideoSink:
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._translated(error) from error
 
+    @property
+    def extradata(self) -> bytes:
+        """Parameter sets that the header has for the video, empty where packets bear them."""
+        return self._video.extradata
+
+    def begin(self, offset: Fraction) -> None:
+        """Move all times by ``offset`` seconds to earlier, before anything is copied.
+
+        Only where the video comes by :meth:`copy_video`; else its first frame decides.
+        """
+        self._offset = offset
+
+    def copy_video(self, packet: AnyPacket) -> None:
+        """Copy a packet of the upscaled video, its times the output's.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        try:
+            self._video.copy(packet)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._translated(error) from error
+
     def finish(self) -> None:
         """Drain the encoder and write what ends the file.
 
@@ -247,31 +268,7 @@ class VideoSink:
             self._copier.copy(packet, self._offset)
 
     def _translated(self, error: Exception) -> OutputError:
-        """What went wrong, in the user's terms."""
-        form = self._format
-        cause = self._file.error or error
-        if isinstance(cause, OSError) and cause.errno in _NO_SPACE:
-            return OutputError(
-                f"no space left to write the output ({cause.strerror}); free some, or write "
-                "elsewhere with -o"
-            )
-        if isinstance(cause, BrokenPipeError):
-            return OutputError(
-                f"the reader of the output has gone ({cause.strerror}); look for why it ended"
-            )
-        if self._file.error is not None:
-            return OutputError(f"the output cannot be written ({cause}); check its place")
-        what = (
-            f"{form.encoder.codec} in {form.container.muxer}, {form.width}x{form.height} "
-            f"{form.encoder.layout.pix_fmt}"
-        )
-        reason = getattr(error, "strerror", None) or error
-        log = getattr(error, "log", None)
-        said = f"{reason}: {log[2].strip()}" if log and log[2].strip() else reason
-        return OutputError(
-            f"the encoder or the container refused ({what}: {said}); choose another --codec, "
-            "--pix-fmt or container"
-        )
+        return write_error(error, self._format, failed=self._file.error)
 
 
 def _scaled(matrix: tuple[int, ...], width: int, source_width: int) -> tuple[int, ...]:

@@ -28,17 +28,21 @@ from hatvid.video.device_frames import (
     software_format,
 )
 from hatvid.video.fields import Deinterlacer, judge
+from hatvid.video.kind import TAIL, Kind
 from hatvid.video.opening import choose_video, is_pipe, open_input, unseekable
-from hatvid.video.pictures import AnyPacket, FrameTime, Pictures, positive, time_base_of
+from hatvid.video.pictures import (
+    AnyPacket,
+    FrameTime,
+    Pictures,
+    positive,
+    prepare_decoder,
+    time_base_of,
+)
 from hatvid.video.scan import Packets, scan_for
 from hatvid.video.sidedata import KINDS
 from hatvid.video.source_info import SourceInfo, gather, samples
 
 __all__ = ["FrameBatch", "SourceInfo", "VideoSource"]
-
-# FFmpeg's demuxers of files that are written from a key frame on. Transport streams and
-# bare elementary streams are recordings, which begin wherever somebody tuned in.
-_INDEXED = frozenset({"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "nut"})
 
 # How far packets of one time lie apart in a file, in seconds, at most.
 _INTERLEAVED = 10
@@ -46,8 +50,6 @@ _INTERLEAVED = 10
 _PEEK_BYTES = 256 << 20
 _SAMPLE_BYTES = 128 << 20
 _SAMPLE_FRAMES = 50
-
-_TAIL = "upscale the parts one by one with --start and --end"
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class VideoSource:
         self.container = open_input(path, self._reading, self.notes, self._device)
         try:
             self.stream = choose_video(self.container, path, self._streams.map)
-            self._prepare_decoder()
+            prepare_decoder(self.stream, self._reading.hwaccel, self.notes)
             self._packets = Packets(
                 path, self.container, self.stream, strict=self._strict, notes=self.notes
             )
@@ -123,6 +125,7 @@ class VideoSource:
             )
             self._flow = self._between()
             self._first = self._peek()
+            self.kind = Kind.of(self._first.frame, self._first.aspect)
             self._tell_of_device()
             if note := conversion_note(software_format(self._first.frame)):
                 self.notes.append(note)
@@ -153,6 +156,11 @@ class VideoSource:
         first packet begins, and how long after the cut its last one ends, in seconds."""
         found = self._cut.residue()
         return {index: found[index] for index in sorted(found.keys() & (self._copied or ()))}
+
+    @property
+    def first(self) -> int:
+        """pts of the first frame given, in the stream's own time base."""
+        return self._first.time.pts
 
     def seconds(self, pts: int) -> Fraction:
         """A pts of a frame given as seconds after the first frame of the file."""
@@ -186,17 +194,6 @@ class VideoSource:
                     waiting = []
         if waiting:
             yield batched(waiting)
-
-    def _prepare_decoder(self) -> None:
-        context = self.stream.codec_context
-        device = self._reading.hwaccel
-        if device and not context.is_hwaccel and not any(device in note for note in self.notes):
-            self.notes.append(f"{device} does not decode {context.name}: decoding on the CPU")
-        # Frame threads would give errors of one packet at another one's call, and hide
-        # which picture is lost; decoding the small video is not what takes time.
-        self.stream.thread_type = "SLICE"
-        # A damaged picture is worth more than none; it is counted and named.
-        context.flags |= av.codec.context.Flags.output_corrupt
 
     def _tell_of_device(self) -> None:
         """FFmpeg decodes on the CPU what NVDEC refuses (H.264 of 10 bit), and does not say so."""
@@ -292,14 +289,7 @@ class VideoSource:
         """Frames in order of presentation, and packets of all other streams, between start
         and end."""
         cut, tick = self._cut, time_base_of(self.stream)
-        demuxer, context = self.container.format.name, self.stream.codec_context
-        pictures = Pictures(
-            self._path,
-            self.stream,
-            strict=self._strict,
-            whole=demuxer in _INDEXED,
-            reordered="mov" in demuxer and context.has_b_frames > 0,
-        )
+        pictures = Pictures.of(self._path, self.container, self.stream, strict=self._strict)
         early: list[AnyPacket] = []
         size = 0
         for packet in self._packets:
@@ -365,22 +355,11 @@ class VideoSource:
 
     def _check(self, item: _Shown) -> None:
         """Refuse a frame that is of another kind than the first."""
-        frame, first = item.frame, self._first.frame
-        what = ""
-        if (frame.width, frame.height) != (first.width, first.height):
-            what = (
-                f"picture size changes from {first.width}x{first.height} to "
-                f"{frame.width}x{frame.height}"
-            )
-        elif software_format(frame) != software_format(first):
-            before, after = software_format(first), software_format(frame)
-            what = f"pixel format changes from {before} to {after}"
-        elif (item.aspect or 1) != (self._first.aspect or 1):
-            what = f"sample aspect ratio changes from {self._first.aspect} to {item.aspect}"
+        what = self.kind.change(Kind.of(item.frame, item.aspect))
         if what:
             assert self._origin is not None
             at = (item.time.pts - self._origin) * time_base_of(self.stream)
-            raise DecodeError(f"{self._path}: the {what} at {float(at):.3f} s; {_TAIL}")
+            raise DecodeError(f"{self._path}: the {what} at {float(at):.3f} s; {TAIL}")
 
     def _planes(self, frame: av.VideoFrame, time: FrameTime) -> _Planes:
         if time.repeated and self._sample is not None and self._deinterlacer is None:
@@ -389,7 +368,7 @@ class VideoSource:
         if layout != self.info.layout:
             raise DecodeError(
                 f"{self._path}: the pixel format changes from {self.info.layout.pix_fmt} to "
-                f"{layout.pix_fmt} at {float(self.seconds(time.pts)):.3f} s; {_TAIL}"
+                f"{layout.pix_fmt} at {float(self.seconds(time.pts)):.3f} s; {TAIL}"
             )
         bears = any(data.type.name in KINDS for data in frame.side_data[:])
         return self._sample, time, in_main_memory(frame) if bears and not time.repeated else None

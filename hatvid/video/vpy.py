@@ -27,6 +27,7 @@ from hatvid.video.batch import FrameBatch, batched
 from hatvid.video.color import ColorTags
 from hatvid.video.compare import Presented
 from hatvid.video.convert import PlaneLayout
+from hatvid.video.kind import Kind
 from hatvid.video.opening import choose_video, open_input
 from hatvid.video.pictures import AnyPacket, FrameTime, fraction
 from hatvid.video.scan import Packets
@@ -85,6 +86,12 @@ class ScriptSource(VideoSource):
             layout = self._layout()
             begin = self._open_streams(script.streams_from, streams or StreamOptions())
             self.info = self._told(first, layout, begin, (reading or InputOptions()).colors)
+            self.kind = Kind(
+                width=self.info.width,
+                height=self.info.height,
+                pix_fmt=layout.pix_fmt,
+                aspect=self.info.sample_aspect_ratio,
+            )
             self._held = self._held.pop_all()
 
     def __exit__(
@@ -105,6 +112,11 @@ class ScriptSource(VideoSource):
     def residue(self) -> dict[int, tuple[Fraction, Fraction]]:
         """Nothing is cut."""
         return {}
+
+    @property
+    def first(self) -> int:
+        """pts of the first frame."""
+        return self.info.start
 
     def limits(self) -> tuple[Fraction | None, Fraction | None]:
         """A script is taken whole."""

@@ -88,7 +88,8 @@ def test_a_signal_while_frames_are_computed(
 ) -> None:
     process = begin()
     first_progress(process)
-    assert len(list(tmp_path.glob(".out.mp4.*.part"))) == 1, "it writes beside the output"
+    kept = [path.name for path in tmp_path.iterdir()]
+    assert kept == [".out.mp4.hatvid"], "it writes beside the output"
     process.send_signal(number)
     stopped_by(process, number)
     assert list(tmp_path.iterdir()) == []
@@ -191,7 +192,7 @@ def found(place: str) -> tuple[Any, str]:
     [
         "hatvid.jobs.job.resolve_model",
         "hatvid.video.source.av.open",
-        "hatvid.upscaler.Upscaler.from_checkpoint",
+        "hatvid.jobs.upscalers.load_model",
         "hatvid.jobs.partial.os.fsync",
         "hatvid.jobs.partial.os.open",
     ],

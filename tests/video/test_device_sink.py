@@ -15,7 +15,7 @@ import torch
 from av.codec.hwaccel import HWAccel
 
 from hatvid.options import EncodeOptions, InputOptions
-from hatvid.video import sidedata, track
+from hatvid.video import encoding, sidedata
 from hatvid.video.color import ColorTags
 from hatvid.video.containers import format_of
 from hatvid.video.convert import PlaneLayout, frame_to_planes
@@ -64,7 +64,7 @@ class InMainMemory(Surfaces):
 
 def choose(monkeypatch: pytest.MonkeyPatch, name: str) -> InMainMemory:
     surfaces = InMainMemory(CPU, name)
-    monkeypatch.setattr(track, "surfaces_for", lambda *_: surfaces)
+    monkeypatch.setattr(encoding, "surfaces_for", lambda *_: surfaces)
     return surfaces
 
 
@@ -147,7 +147,7 @@ def test_side_data_goes_with_a_frame_of_main_memory(
         given_to.append((frame.format.name, [kind.type.name for kind in frame.side_data[:]]))
         return frame
 
-    monkeypatch.setattr(track, "frame_beside", beside)
+    monkeypatch.setattr(encoding, "frame_beside", beside)
     # What x264 writes beside its first picture stands for captions.
     monkeypatch.setitem(sidedata.CARRIED, "libx264", frozenset({"SEI_UNREGISTERED"}))
     with av.open(str(clip)) as container:

@@ -1,0 +1,79 @@
+"""What makes an encoder give the same packets whenever and wherever a segment is encoded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import av
+
+from hatvid.video.encoder_facts import facts_of
+from hatvid.video.encoders import EncoderChoice
+
+__all__ = ["rate_over_all", "with_threads"]
+
+# Of the generic options, and of the libraries' own lists.
+_RATES = ("b", "maxrate", "minrate", "bufsize", "rc_init_occupancy")
+_RATE_KEYS = frozenset(
+    {
+        *("bitrate", "B", "vbv-maxrate", "vbv-bufsize", "vbv-init", "nal-hrd", "hrd"),
+        *("tbr", "mbr", "buf-sz"),
+    }
+)
+_PASSES = frozenset({"pass", "passes", "stats", "passlogfile", "multipass"})
+_QUALITIES = ("crf", "qp", "cq", "global_quality", "lossless", "tune")
+_X265_FRAMES = ((32, 6), (16, 5), (8, 3), (4, 2), (0, 1))
+
+
+def rate_over_all(choice: EncoderChoice) -> str | None:
+    """Why an encoder cannot treat segments alike, in words; None if it can.
+
+    A bit rate, a buffer or a first pass are of the whole video: an encoder that begins
+    anew with each segment would keep them in each, and spend the bits otherwise.
+    """
+    options, codec = choice.options, choice.codec
+    facts = facts_of(codec)
+    params = [part.partition("=") for part in options.get(facts.params, "").split(":")]
+    keys = {key.strip().replace("_", "-"): value for key, _, value in params}
+    if "pass1" in options.get("flags", "") or "pass2" in options.get("flags", ""):
+        return "two passes go over the whole video"
+    for name in (*options, *keys):
+        if name in _PASSES and options.get(name, keys.get(name)) not in ("0", "disabled"):
+            return f"two passes go over the whole video ({name})"
+    for name in _RATES:
+        if options.get(name, "0") not in ("0", ""):
+            return f"a bit rate or a buffer holds over the whole video ({name})"
+    for key, value in keys.items():
+        if key in _RATE_KEYS and value not in ("0", "none"):
+            return f"a bit rate or a buffer holds over the whole video ({key})"
+    if codec == "libsvtav1" and keys.get("rc", "0") != "0":
+        return "a bit rate or a buffer holds over the whole video (rc)"
+    known = av.Codec(codec, "w")
+    constant = any(name in options for name in _QUALITIES) or "qscale" in options.get("flags", "")
+    lossless = bool(facts.lossless_own) and facts.lossless_own[0] in options.get(facts.params, "")
+    if not (constant or lossless or known.intra_only or not known.lossy):
+        return f"{codec} is given no constant quality, and goes by a bit rate"
+    return None
+
+
+def with_threads(choice: EncoderChoice, threads: int) -> EncoderChoice:
+    """The choice with a fixed number of threads, which packets of some encoders hang on.
+
+    What the user set by an option of the encoder stays.
+    """
+    options = {"threads": str(threads), **choice.options}
+    threads = int(options["threads"]) if options["threads"].isdecimal() else threads
+    own: dict[str, int] = {}
+    if choice.codec == "libx265":
+        own = {
+            "pools": threads,
+            "frame-threads": next(count for least, count in _X265_FRAMES if threads >= least),
+        }
+    elif choice.codec == "libsvtav1":
+        own = {"lp": threads}
+    if own:
+        name = facts_of(choice.codec).params
+        given = options.get(name, "")
+        there = {part.partition("=")[0].strip() for part in given.split(":")}
+        added = [f"{key}={value}" for key, value in own.items() if key not in there]
+        options[name] = ":".join(filter(None, [given, *added]))
+    return replace(choice, options=options)
