@@ -19,6 +19,7 @@ from hatvid.cli.pipelines import pipelines
 from hatvid.cli.preview import preview
 from hatvid.cli.seams import seams
 from hatvid.cli.signals import Interrupted, catch_signals
+from hatvid.cli.train import train
 from hatvid.cli.upscale import upscale
 from hatvid.cli.verify import verify
 from hatvid.errors import HatvidError
@@ -32,7 +33,7 @@ def cli() -> None:
     """Make videos larger with HAT, losing nothing."""
 
 
-for _command in (upscale, info, preview, verify, models, pipelines, export, seams, bench):
+for _command in (upscale, info, preview, verify, models, pipelines, export, seams, bench, train):
     cli.add_command(_command)
 
 
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _exit(error.exit_code)
     except Interrupted as interruption:
         word = "stopped" if interruption.number == signal.SIGINT else "terminated"
-        _fail(f"{word}; nothing was written under the output's name", 128 + interruption.number)
+        _fail(f"{word}; {interruption.left}", 128 + interruption.number)
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
