@@ -20,6 +20,7 @@ from hatvid.cli.preview import preview
 from hatvid.cli.seams import seams
 from hatvid.cli.signals import Interrupted, catch_signals
 from hatvid.cli.train import train
+from hatvid.cli.training_set import training_set
 from hatvid.cli.upscale import upscale
 from hatvid.cli.verify import verify
 from hatvid.errors import HatvidError
@@ -33,7 +34,19 @@ def cli() -> None:
     """Make videos larger with HAT, losing nothing."""
 
 
-for _command in (upscale, info, preview, verify, models, pipelines, export, seams, bench, train):
+for _command in (
+    upscale,
+    info,
+    preview,
+    verify,
+    models,
+    pipelines,
+    export,
+    seams,
+    bench,
+    train,
+    training_set,
+):
     cli.add_command(_command)
 
 

@@ -51,12 +51,15 @@ def train(
     with join_world(device) as world:
         trainer = Trainer(recipe, world, tell if world.leads else lambda line: None)
         trainer.begin(overwrite=overwrite, changed=changed)
-        while trainer.stage_done():
-            if not trainer.next_stage():
-                return trainer.outcome(finished=True)
+        if trainer.all_done():
+            return trainer.outcome(finished=True)
+        if trainer.stage_done():
+            trainer.next_stage()
         while True:
-            if not trainer.run_stage(stop):
-                return trainer.outcome(finished=False)
-            if not trainer.next_stage():
+            going = trainer.run_stage(stop)
+            if trainer.all_done():
                 trainer.finish()
                 return trainer.outcome(finished=True)
+            if not going:
+                return trainer.outcome(finished=False)
+            trainer.next_stage()

@@ -33,7 +33,7 @@ class Tasks(nn.Module):
         nets: by the name of the task; the modules of the first one's body become theirs.
 
     Attributes:
-        nets: likewise.
+        nets: by ``task_`` and its name.
     """
 
     def __init__(self, nets: Mapping[str, HAT]) -> None:
@@ -42,15 +42,16 @@ class Tasks(nn.Module):
         for net in others:
             for part in _BODY_PARTS:
                 setattr(net, part, getattr(first, part))
-        self.nets = nn.ModuleDict(nets)
+        # The names of tasks may be those of methods, as "double" is.
+        self.nets = nn.ModuleDict({f"task_{name}": net for name, net in nets.items()})
 
     def net(self, name: str) -> HAT:
         """The whole network of one task."""
-        return cast(HAT, self.nets[name])
+        return cast(HAT, self.nets[f"task_{name}"])
 
     def forward(self, x: Tensor, task: str) -> Tensor:
         """(N, 3, H, W) -> (N, 3, sH, sW), s the task's scale."""
-        out: Tensor = self.nets[task](x)
+        out: Tensor = self.net(task)(x)
         return out
 
     def parts(self) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
@@ -132,8 +133,8 @@ def follow(tasks: Tasks, before: Tasks) -> None:
         tasks: they are changed.
         before: may have other tasks.
     """
+    others = {name: cast(HAT, net) for name, net in before.nets.items()}
     for name, net in ((name, cast(HAT, net)) for name, net in tasks.nets.items()):
-        others = {other: cast(HAT, of) for other, of in before.nets.items()}
         alike = {other: of for other, of in others.items() if of.scale == net.scale}
         source = alike.get(name) or next(iter(alike.values()), None)
         weights = (source or next(iter(others.values()))).state_dict()

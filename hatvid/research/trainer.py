@@ -105,6 +105,10 @@ class Trainer:
         """Whether nothing of the present stage is left."""
         return self.place.iteration >= self._recipe.stage[self.place.stage].iterations
 
+    def all_done(self) -> bool:
+        """Whether nothing of the whole run is left."""
+        return self.iteration >= self._total
+
     def outcome(self, *, finished: bool) -> Outcome:
         """What has come of it."""
         return Outcome(
@@ -152,14 +156,11 @@ class Trainer:
         if found is None:
             self.validate()
 
-    def next_stage(self) -> bool:
-        """Begin the next stage with the averaged weights; False after the last one."""
-        if self.place.stage + 1 == len(self._recipe.stage):
-            return False
+    def next_stage(self) -> None:
+        """Begin the next stage with the averaged weights."""
         self.place.stage += 1
         self.place.iteration = 0
         self._build(self.average)
-        return True
 
     def _build(self, before: Tasks | None) -> None:
         stage = self._recipe.stage[self.place.stage]
@@ -201,7 +202,7 @@ class Trainer:
     # -- Training. ------------------------------------------------------------------------
 
     def run_stage(self, stop: Callable[[], bool]) -> bool:
-        """Train to the end of the present stage; False if it was asked to stop before."""
+        """Train to the end of the present stage; False if it was asked to stop."""
         stage, run = self._recipe.stage[self.place.stage], self._recipe.run
         patches = Patches(self._recipe, self.place.stage)
         self._announce(patches)
@@ -237,7 +238,7 @@ class Trainer:
                 if ends or done % run.save_every == 0:
                     self.save()
                 if stopping:
-                    return last
+                    return False
         return True
 
     def _kept_on_failure(self, coming: Iterator[_Batch]) -> Iterator[_Batch]:
