@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import tempfile
 import time
@@ -86,8 +87,11 @@ def _train(path: Path, given: dict[str, Any]) -> None:
             f"iteration {done.iteration} of {done.total} is kept; run it again to go on",
         )
     best = "" if done.best is None else f", best {done.best:.3f} dB"
+    if int(os.environ.get("RANK", 0)):
+        return  # of several processes one tells
     word = "done" if done.finished else "stopped; the same command goes on"
-    _tell(f"{word}: {done.iteration} of {done.total} iterations{best}, {done.checkpoint}")
+    took = f"{done.iteration} of {done.total} iterations in {done.seconds / 60:.1f} min"
+    _tell(f"{word}: {took}{best}, {done.checkpoint}")
 
 
 def _smoke(given: dict[str, Any]) -> None:

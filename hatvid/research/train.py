@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from hatvid.errors import OutOfMemoryError
 from hatvid.research.recipe import Recipe
 from hatvid.research.trainer import Outcome, Trainer
 from hatvid.research.world import join_world
@@ -45,6 +46,7 @@ def train(
             fit.
         TrainingError: loss or gradient are no longer finite; the state before is kept.
         OutputError: the disk refuses.
+        OutOfMemoryError: a GPU's memory does not hold a step.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -56,10 +58,14 @@ def train(
         if trainer.stage_done():
             trainer.next_stage()
         while True:
-            going = trainer.run_stage(stop)
-            if trainer.all_done():
-                trainer.finish()
-                return trainer.outcome(finished=True)
-            if not going:
-                return trainer.outcome(finished=False)
+            try:
+                going = trainer.run_stage(stop)
+            except torch.OutOfMemoryError as error:
+                raise OutOfMemoryError(
+                    "there is not enough GPU memory for a step; choose a smaller batch or patch, "
+                    "or precision bf16, in the recipe"
+                ) from error
+            if trainer.all_done() or not going:
+                trainer.draw()
+                return trainer.outcome(finished=trainer.all_done())
             trainer.next_stage()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hatvid.errors import InputError, OptionError, OutputError, TrainingError
+from hatvid.model.catalog import KNOWN
 from hatvid.model.hat import HAT
 from hatvid.research.atomic import write_whole
 from hatvid.research.pairs import Pair, find_pairs
@@ -56,6 +57,9 @@ class Outcome:
 
     best: float | None
     """dB of the best validation, None without any."""
+
+    seconds: float
+    """That the whole run has taken, validations left out."""
 
 
 class Trainer:
@@ -117,6 +121,7 @@ class Trainer:
             total=self._total,
             checkpoint=self.folder / LATEST,
             best=self.place.best,
+            seconds=self.place.seconds,
         )
 
     def begin(self, *, overwrite: bool, changed: bool) -> None:
@@ -145,14 +150,13 @@ class Trainer:
             self._tell(f"goes on after iteration {self.iteration} of {self._total}")
         elif (start := self._recipe.start) is not None:
             known = start.checkpoint
-            path = self._recipe.path(known)
-            name = str(path) if path.exists() else known
+            name = known if known in KNOWN else str(self._recipe.path(known))
             new = begin_with(self.tasks, start, name, self._recipe.network.scale)
             self.average.load_state_dict(self.tasks.state_dict())
             if new:
                 self._tell(f"{len(new)} tensors begin anew: {', '.join(new[:4])}, ...")
         if self._world.leads:
-            self._open_folder()
+            self._open_folder(anew=found is None)
         if found is None:
             self.validate()
 
@@ -185,9 +189,11 @@ class Trainer:
             weight_decay=stage.weight_decay,
         )
 
-    def _open_folder(self) -> None:
+    def _open_folder(self, *, anew: bool) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            for name in (STATE, LATEST, BEST, "log.csv", "validation.csv") if anew else ():
+                (self.folder / name).unlink(missing_ok=True)  # of a run that is given up
         except OSError as error:
             raise OutputError(
                 f"{self.folder} cannot be made ({error.strerror}); mend run.folder in the recipe"
@@ -374,8 +380,8 @@ class Trainer:
             name = self._own_task()
             save_published(self.folder / LATEST, self.tasks.net(name), self.average.net(name))
 
-    def finish(self) -> None:
-        """Draw the curves of the whole run."""
+    def draw(self) -> None:
+        """Draw the curves of the run so far; the process that leads does."""
         if self._world.leads:
             draw_curves(self.folder)
 
