@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from hatvid.model.hat import HATConfig
 
@@ -236,6 +237,14 @@ class X264(_Part):
 Degradation = Annotated[Bicubic | Blur | Noise | Jpeg | X264, Field(discriminator="kind")]
 
 
+def _reductions(degradation: tuple[Degradation, ...], scale: int) -> str | None:
+    """What is wrong with the number of reductions."""
+    found = sum(part.kind == "bicubic" for part in degradation)
+    if found == (scale > 1):
+        return None
+    return f"degradation holds {found} of kind 'bicubic'; scale {scale} needs {int(scale > 1)}"
+
+
 class Task(_Part):
     """One of several things that are learned at once, with a tail of its own."""
 
@@ -248,12 +257,8 @@ class Task(_Part):
 
     @model_validator(mode="after")
     def _reduces_once(self) -> Self:
-        reductions = sum(part.kind == "bicubic" for part in self.degradation)
-        if reductions != (self.scale > 1):
-            raise ValueError(
-                f"degradation holds {reductions} of kind 'bicubic'; a task of scale {self.scale} "
-                f"needs {int(self.scale > 1)}"
-            )
+        if fault := _reductions(self.degradation, self.scale):
+            raise ValueError(fault)
         return self
 
 
@@ -376,6 +381,12 @@ class Recipe(_Part):
     @model_validator(mode="after")
     def _agree(self) -> Self:
         for number, stage in enumerate(self.stage):
+            if stage.degradation is not None and (
+                fault := _reductions(stage.degradation, self.network.scale)
+            ):
+                # Told with its place, which pydantic knows for faults of one part only.
+                place = ["stage", number, "degradation"]
+                raise PydanticCustomError("place", "{fault}", {"fault": fault, "place": place})
             tasks = stage.tasks(self.network.scale)
             if all(task.scale != self.network.scale for task in tasks):
                 raise ValueError(

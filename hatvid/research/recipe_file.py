@@ -44,15 +44,20 @@ def read_recipe(path: Path) -> Recipe:
     try:
         return Recipe.checked(content, path.resolve().parent)
     except ValidationError as error:
-        raise OptionError(_told(path, text, error)) from error
+        raise OptionError(_told(path, text, content, error)) from error
 
 
-def _told(path: Path, text: str, error: ValidationError) -> str:
+def _told(path: Path, text: str, content: Any, error: ValidationError) -> str:
     """The first fault, in a line: file, line, key, what is wrong, what to do."""
-    faults = error.errors(include_url=False, include_context=False)
+    faults = error.errors(include_url=False)
     first = faults[0]
-    # Members of unions stand among the keys under their own names.
-    keys = [part for part in first["loc"] if isinstance(part, int) or str(part) in text]
+    place = first.get("ctx", {}).get("place", first["loc"])
+    # Members of unions stand among the keys, too: what leads nowhere is left out.
+    keys: list[Any] = []
+    for part in place:
+        inside = range(len(content)) if isinstance(content, list) else content
+        if isinstance(content, (dict, list)) and part in inside:
+            keys, content = [*keys, part], content[part]
     line = _line_of(text, keys)
     where = f"{path}, line {line}" if line else str(path)
     key = ".".join(str(part + 1) if isinstance(part, int) else part for part in keys)
@@ -61,7 +66,7 @@ def _told(path: Path, text: str, error: ValidationError) -> str:
         said = "is not known; remove it, or see docs/training.md for what there is"
     elif kind == "missing":
         said = "is missing; add it"
-        key = ".".join(str(part + 1) if isinstance(part, int) else part for part in first["loc"])
+        key = f"{key}.{place[-1]}" if key else str(place[-1])
     else:
         said = f"{first['msg'].removeprefix('Value error, ')}; mend it"
         value = first["input"]

@@ -310,7 +310,7 @@ class Trainer:
             return self.tasks
         several = len(self.tasks.nets) > 1  # each step leaves the others' tails out
         return DistributedDataParallel(
-            self.tasks, find_unused_parameters=several, broadcast_buffers=False
+            self.tasks, find_unused_parameters=several, forward_sync_buffers=False
         )
 
     # -- What is told and kept. -----------------------------------------------------------

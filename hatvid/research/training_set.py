@@ -183,7 +183,8 @@ def subjects(paths: Iterable[Path]) -> list[Path]:
             continue
         plain = path.with_suffix("").as_posix()
         subject = _COPIES.sub("", plain).removesuffix("/images")
-        area = _opened(path).width * _opened(path).height
+        with _opened(path) as image:
+            area = image.width * image.height
         if subject not in largest or area > largest[subject][0]:
             largest[subject] = area, path
     return [path for _, path in largest.values()]
@@ -204,14 +205,14 @@ def _all_pictures(sources: Sequence[Path]) -> Iterator[Path]:
 
 def _read(path: Path) -> tuple[Pixels, int]:
     """A picture made smaller, and by how much."""
-    image = _opened(path)
-    reduced_by = 1 + (image.width > _AS_IT_IS) + (image.width > _HALF)
-    try:
-        image = image.convert("RGB")
-    except Exception as error:  # Pillow answers broken files with nearly any kind
-        raise InputError(f"{path} cannot be read ({error}); leave it out") from error
-    size = image.width // reduced_by, image.height // reduced_by
-    return np.asarray(image.resize(size, Image.Resampling.LANCZOS)), reduced_by
+    with _opened(path) as image:
+        reduced_by = 1 + (image.width > _AS_IT_IS) + (image.width > _HALF)
+        try:
+            rgb = image.convert("RGB")
+        except Exception as error:  # Pillow answers broken files with nearly any kind
+            raise InputError(f"{path} cannot be read ({error}); leave it out") from error
+    size = rgb.width // reduced_by, rgb.height // reduced_by
+    return np.asarray(rgb.resize(size, Image.Resampling.LANCZOS)), reduced_by
 
 
 def _opened(path: Path) -> Image.Image:
