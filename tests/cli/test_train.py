@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from hatvid.research import trainer
 from hatvid.research.recipe_file import shipped_recipes
 
 RECIPE = """
@@ -94,45 +96,62 @@ def test_minutes_end_a_run_that_can_go_on(
     assert "goes on after iteration 1 of 5" in hatvid("train", path, "--threads", "1").err
 
 
+@pytest.mark.usefixtures("restored_threads", "listening_to_ctrl_c")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_keeps_the_state_and_the_rest_is_the_same(
-    program_environment: dict[str, str],
+    hatvid: Callable[..., Any],
     recipe: Callable[[int], Path],
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     number: signal.Signals,
     code: int,
 ) -> None:
-    """Cut at some iteration, resumed: the weights of a run that was not cut, bit for bit."""
-    path = recipe(40)
-    command = [sys.executable, "-m", "hatvid", "train", str(path), "--threads", "1"]
+    """Cut in the midst of a step, resumed: the weights of an uncut run, bit for bit."""
+    path, rate = recipe(6), trainer.learning_rate
 
-    def run(cut: bool) -> tuple[int, str]:
-        with subprocess.Popen(
-            command, env=program_environment, stderr=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stderr is not None
-            told = ""
-            for line in process.stderr:
-                told += line
-                if cut and line.startswith("iteration 5 "):
-                    process.send_signal(number)
-            return process.wait(), told
+    waiting = [number]
 
-    found, told = run(cut=True)
-    assert found == code, told
-    assert "stops after this iteration; once more ends at once" in told
-    kept = told.splitlines()[-1]
-    assert "of 40 is kept; run it again to go on" in kept
+    def signalled(stage: Any, iteration: int) -> float:
+        if iteration == 2 and waiting:
+            os.kill(os.getpid(), waiting.pop())
+        return rate(stage, iteration)
+
+    with monkeypatch.context() as during:
+        during.setattr(trainer, "learning_rate", signalled)
+        done = hatvid("train", path, "--threads", "1")
+    assert done.code == code, done.err
+    assert "stops after this iteration; once more ends at once" in done.err
+    word = "stopped" if number == signal.SIGINT else "terminated"
+    last = done.err.splitlines()[-1]
+    assert last == f"hatvid: {word}; iteration 3 of 6 is kept; run it again to go on"
     assert not list((tmp_path / "run").glob(".*"))
-    found, told = run(cut=False)
-    assert found == 0
-    assert told.startswith("goes on after iteration ")
+    resumed = hatvid("train", path, "--threads", "1")
+    assert resumed.code == 0
+    assert resumed.err.startswith("goes on after iteration 3 of 6")
     cut = load_file(tmp_path / "run" / "state.safetensors")
-    (tmp_path / "run").rename(tmp_path / "cut")
-    assert run(cut=False)[0] == 0
+    assert hatvid("train", path, "--threads", "1", "--overwrite").code == 0
     whole = load_file(tmp_path / "run" / "state.safetensors")
     assert cut.keys() == whole.keys()
     assert all(torch.equal(cut[name], whole[name]) for name in cut)
+
+
+@pytest.mark.usefixtures("restored_threads", "listening_to_ctrl_c")
+def test_a_second_signal_ends_at_once(
+    hatvid: Callable[..., Any],
+    recipe: Callable[[int], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def signalled(stage: Any, iteration: int) -> float:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(trainer, "learning_rate", signalled)
+    done = hatvid("train", recipe(6), "--threads", "1")
+    assert done.code == 130
+    assert done.err.endswith("stopped; the state is that of the last time it was kept\n")
+    assert not (tmp_path / "run" / "state.safetensors").exists()
 
 
 @pytest.mark.long
@@ -185,7 +204,7 @@ def test_recipes_are_listed_and_copied(
     monkeypatch.chdir(tmp_path)
     listed = hatvid("train", "--recipes")
     names = [line.split()[0] for line in listed.out.splitlines()]
-    assert (listed.code, names) == (0, sorted(shipped_recipes()))
+    assert (listed.code, names) == (0, list(shipped_recipes()))
     done = hatvid("train", "--copy", "hat-x4")
     assert (done.code, done.out) == (0, "hat-x4.toml\n")
     assert Path("hat-x4.toml").read_bytes() == shipped_recipes()["hat-x4"].read_bytes()
