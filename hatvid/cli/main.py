@@ -11,8 +11,11 @@ import click
 
 from hatvid import __version__
 from hatvid.cli.bench import bench
+from hatvid.cli.evaluate import evaluate
 from hatvid.cli.export import export
+from hatvid.cli.features import features
 from hatvid.cli.info import info
+from hatvid.cli.lam import lam
 from hatvid.cli.lines import one_line
 from hatvid.cli.models import models
 from hatvid.cli.pipelines import pipelines
@@ -32,7 +35,10 @@ def cli() -> None:
     """Make videos larger with HAT, losing nothing."""
 
 
-for _command in (upscale, info, preview, verify, models, pipelines, export, seams, bench):
+for _command in (
+    *(upscale, info, preview, verify, models, pipelines, export, bench),
+    *(seams, evaluate, lam, features),
+):
     cli.add_command(_command)
 
 
