@@ -11,6 +11,7 @@ import click
 
 from hatvid import __version__
 from hatvid.cli.bench import bench
+from hatvid.cli.compare import compare
 from hatvid.cli.evaluate import evaluate
 from hatvid.cli.export import export
 from hatvid.cli.features import features
@@ -37,7 +38,7 @@ def cli() -> None:
 
 for _command in (
     *(upscale, info, preview, verify, models, pipelines, export, bench),
-    *(seams, evaluate, lam, features),
+    *(seams, evaluate, compare, lam, features),
 ):
     cli.add_command(_command)
 
