@@ -82,9 +82,7 @@ class Vmaf:
         Raises:
             EngineError: libvmaf did not give as many.
         """
-        for source in self._sources:
-            source.push(None)
-        self._drain()
+        self._end()
         self._free()
         try:
             frames = json.loads(self._log.read_text())["frames"]
@@ -112,6 +110,11 @@ class Vmaf:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _end(self) -> None:
+        for source in self._sources:
+            source.push(None)
+        self._drain()
 
     def _free(self) -> None:
         # The filter writes its file when it is freed; filters and graph hold each other.
