@@ -49,16 +49,16 @@ class FeatureMap:
 
 
 def default_layers(network: nn.Module) -> list[str]:
-    """The layers worth looking at: the members of the largest list of alike blocks, and
-    the convolutions before and behind it, in the order of the network.
+    """The layers worth looking at: the members of the largest list of blocks, and the
+    convolutions before and behind it, in the order of the network.
     """
     inner = _inner(network)
     lists = [
         (name, module)
         for name, module in inner.named_children()
-        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > 1
+        if isinstance(module, nn.ModuleList | nn.Sequential) and len(module)
     ]
-    body = max(lists, key=lambda item: (_repeats(item[1]), _parameters(item[1])), default=None)
+    body = max(lists, key=lambda item: (_of_blocks(item[1]), _parameters(item[1])), default=None)
     names = []
     for name, module in inner.named_children():
         if body is not None and name == body[0]:
@@ -161,10 +161,9 @@ def _inner(network: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) else network
 
 
-def _repeats(blocks: nn.ModuleList | nn.Sequential) -> bool:
-    """Whether some members are of one kind, and more than a bare layer."""
-    kinds = [type(block) for block in blocks if next(block.children(), None) is not None]
-    return len(set(kinds)) < len(kinds)
+def _of_blocks(members: nn.ModuleList | nn.Sequential) -> bool:
+    """Whether some are more than a bare layer."""
+    return any(next(member.children(), None) is not None for member in members)
 
 
 def _parameters(module: nn.Module) -> int:
