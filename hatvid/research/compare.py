@@ -22,7 +22,7 @@ from hatvid.research.metrics import PEAK, SSIM_WINDOW, Luma, psnr, ssim
 from hatvid.research.videos import Frame, Video, resized
 from hatvid.research.vmaf import LEAST_SIDE, Vmaf, vmaf_is_here
 
-__all__ = ["Comparison", "Measure", "Measured", "MEASURES", "compare_videos", "worst_frames"]
+__all__ = ["Comparison", "MEASURES", "Measure", "Measured", "compare_videos", "worst_frames"]
 
 Measure = Literal["psnr", "ssim", "vmaf", "flicker"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)

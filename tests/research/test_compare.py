@@ -53,8 +53,10 @@ def test_psnr_is_ffmpegs_and_ssim_that_of_scikit_image(
         pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
     log = tmp_path / "psnr.log"
     subprocess.run(
-        [program, "-v", "error", "-i", bad, "-i", good]
-        + f"-lavfi psnr={log.name} -f null -".split(),
+        [
+            *(program, "-v", "error", "-i", bad, "-i", good),
+            *("-lavfi", f"psnr={log.name}", "-f", "null", "-"),
+        ],
         check=True,
         cwd=tmp_path,
     )
