@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -16,7 +16,7 @@ from hatvid.cli.writing import check_target, write_file
 from hatvid.errors import OptionError
 
 if TYPE_CHECKING:
-    from hatvid.research.compare import Comparison
+    from hatvid.research.compare import Comparison, Measure
 
 __all__ = ["compare"]
 
@@ -98,10 +98,10 @@ def compare(**given: Any) -> None:
             advanced=bar.update,
         )
     bad = found.measured[-1]
-    by = given["worst_by"] if bad.of(given["worst_by"]) else "psnr"
+    by: Measure = given["worst_by"] if bad.of(given["worst_by"]) else "psnr"
     worst = worst_frames(bad, by, given["worst"])
     if given["plot"] is not None:
-        kind = "svg" if given["plot"].suffix.lower() == ".svg" else "png"
+        kind: Literal["svg", "png"] = "svg" if given["plot"].suffix.lower() == ".svg" else "png"
         write_file(given["plot"], plot(found, kind=kind, marked=worst), overwrite=overwrite)
     if given["output"] is not None:
         from hatvid.research.page import page

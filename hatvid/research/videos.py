@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -109,8 +109,8 @@ class Video:
                     found[number] = self._rgb(frame).clamp(0, 1)
         return found
 
-    def _decoded(self) -> Iterator[av.VideoFrame]:
-        return decoded(self.path, self._stream, None)
+    def _decoded(self) -> Generator[av.VideoFrame]:
+        yield from decoded(self.path, self._stream, None)
 
     def _tags(self, frame: av.VideoFrame, layout: PlaneLayout) -> ColorTags:
         return assumed(frame_tags(frame, ColorOptions()), layout, frame.height, frame.width)
@@ -125,8 +125,8 @@ class Video:
         if layout.family != "gray" and tags.matrix != matrix:
             wanted = matrix if matrix != _RGB else _BT709
             gray = replace(tags, matrix=wanted, full_range=True)
-            (codes,) = rgb_to_planes(self._rgb(frame), _GRAY, gray)
-            return _array(codes[0]) / 65535 * 219 + 16
+            (light,) = rgb_to_planes(self._rgb(frame), _GRAY, gray)
+            return _array(light[0]) / 65535 * 219 + 16
         unit = 2.0 ** (layout.depth - 8)
         codes = _array(planes[0])
         if tags.full_range:

@@ -65,7 +65,8 @@ class Vmaf:
             source.link_to(meter, 0, number)
         meter.link_to(sink)
         self._graph.configure()
-        self._sources, self._sink = sources, sink
+        self._sources = sources
+        self._sink: av.filter.context.FilterContext | None = sink
 
     def add(self, luma: Luma, reference: Luma) -> None:
         """Both (H, W), of 16 for black to 235 for white."""
