@@ -11,8 +11,12 @@ import click
 
 from hatvid import __version__
 from hatvid.cli.bench import bench
+from hatvid.cli.compare import compare
+from hatvid.cli.evaluate import evaluate
 from hatvid.cli.export import export
+from hatvid.cli.features import features
 from hatvid.cli.info import info
+from hatvid.cli.lam import lam
 from hatvid.cli.lines import one_line
 from hatvid.cli.models import models
 from hatvid.cli.pipelines import pipelines
@@ -35,17 +39,8 @@ def cli() -> None:
 
 
 for _command in (
-    upscale,
-    info,
-    preview,
-    verify,
-    models,
-    pipelines,
-    export,
-    seams,
-    bench,
-    train,
-    training_set,
+    *(upscale, info, preview, verify, models, pipelines, export, bench),
+    *(seams, evaluate, compare, lam, features, train, training_set),
 ):
     cli.add_command(_command)
 

@@ -76,11 +76,10 @@ def _taps(length: int, size: int, kernel: Kernel, border: Border) -> tuple[NDArr
     # On the way up, and for the nearest pixel always, the kernel is as it is.
     wider = 1.0 if kernel == "nearest" else max(step, 1.0)
     # In MATLAB's own order of operations (from 1), so that halves fall on the same side.
-    at = np.arange(1, size + 1) * step + 0.5 * (1 - step)
+    at = np.arange(1, size + 1, dtype=np.float64) * step + 0.5 * (1 - step)
     first = np.floor(at - reach * wider)
-    places = first[:, None] + np.arange(int(np.ceil(2 * reach * wider)) + 2)
-    away: _Floats = (at[:, None] - places) / wider
-    weights = value(away)
+    places = first[:, None] + np.arange(np.ceil(2 * reach * wider) + 2, dtype=np.float64)
+    weights = value((at[:, None] - places) / wider)
     weights /= weights.sum(1, keepdims=True)
     index = places.astype(np.int64) - 1
     if border == "replicate":

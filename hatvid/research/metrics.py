@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from hatvid.research.matlab_resize import Pixels
 
-__all__ = ["SSIM_WINDOW", "Quality", "luma", "psnr", "quality", "ssim"]
+__all__ = ["Luma", "PEAK", "Quality", "SSIM_WINDOW", "luma", "psnr", "quality", "ssim"]
 
 type Luma = NDArray[np.float64]
 """(height, width), in steps of which there are 255 in the full range."""
 
 PEAK = 255.0
+"""Of what PSNR and SSIM are measured against."""
 
 SSIM_WINDOW = 11
 _DEVIATION = 1.5
