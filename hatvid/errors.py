@@ -12,6 +12,7 @@
     │   └── VerificationError it was written, but is not the input, only larger
     ├── CheckpointError       a checkpoint cannot be found, read, or trusted        (exit 1)
     │   └── UnknownModelError no checkpoint of that name is known                   (exit 2)
+    ├── TrainingError         a training cannot go on as its recipe says            (exit 1)
     └── EngineError           an engine cannot be built or failed while running     (exit 1)
         └── OutOfMemoryError  there is not enough memory for what was to be run
 
@@ -30,6 +31,7 @@ __all__ = [
     "OutOfMemoryError",
     "OutputError",
     "OutputExistsError",
+    "TrainingError",
     "UnknownModelError",
     "UsageError",
     "VerificationError",
@@ -89,6 +91,10 @@ class UnknownModelError(CheckpointError, UsageError):
     """No checkpoint of that name is known."""
 
     exit_code = 2
+
+
+class TrainingError(HatvidError):
+    """A training cannot go on as its recipe says; the last good state is kept."""
 
 
 class EngineError(HatvidError):

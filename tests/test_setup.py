@@ -201,7 +201,10 @@ def canonical(name: str) -> str:
 def test_every_requirement_has_a_pin_that_meets_it() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    assert set(extras) == {"bench", "cluster", "dev", "onnx", "spandrel", "tensorrt", "train"}
+    assert set(extras) == {
+        *("bench", "cluster", "dev", "onnx", "research"),
+        *("spandrel", "tensorrt", "train"),
+    }
     # torch-tensorrt comes with GB of libraries for a GPU, and is not pinned.
     texts = [
         *project["dependencies"],

@@ -118,6 +118,8 @@ def published(config: HATConfig) -> nn.Module:
         EngineError: spandrel is not installed.
         CheckpointError: it has no such network.
     """
+    if not (config.cab and config.ocab):
+        raise CheckpointError("the published network is never without CAB and OCAB; choose another")
     try:
         import spandrel.architectures.HAT
     except ImportError as error:

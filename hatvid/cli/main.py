@@ -11,15 +11,21 @@ import click
 
 from hatvid import __version__
 from hatvid.cli.bench import bench
+from hatvid.cli.compare import compare
+from hatvid.cli.evaluate import evaluate
 from hatvid.cli.export import export
+from hatvid.cli.features import features
 from hatvid.cli.info import info
 from hatvid.cli.jobs import jobs
+from hatvid.cli.lam import lam
 from hatvid.cli.lines import one_line
 from hatvid.cli.models import models
 from hatvid.cli.pipelines import pipelines
 from hatvid.cli.preview import preview
 from hatvid.cli.seams import seams
 from hatvid.cli.signals import Interrupted, catch_signals
+from hatvid.cli.train import train
+from hatvid.cli.training_set import training_set
 from hatvid.cli.upscale import join, upscale
 from hatvid.cli.verify import verify
 from hatvid.errors import HatvidError
@@ -34,17 +40,8 @@ def cli() -> None:
 
 
 for _command in (
-    upscale,
-    join,
-    jobs,
-    info,
-    preview,
-    verify,
-    models,
-    pipelines,
-    export,
-    seams,
-    bench,
+    *(upscale, join, jobs, info, preview, verify, models, pipelines, export, bench),
+    *(seams, evaluate, compare, lam, features, train, training_set),
 ):
     cli.add_command(_command)
 
@@ -68,7 +65,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _exit(error.exit_code)
     except Interrupted as interruption:
         word = "stopped" if interruption.number == signal.SIGINT else "terminated"
-        said = f"{word}; nothing was written under the output's name"
+        said = f"{word}; {interruption.left}"
         _fail(_with_notes(said, interruption), 128 + interruption.number)
     except BrokenPipeError:
         # The reader of our output has gone; there is nobody left to tell.

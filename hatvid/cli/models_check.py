@@ -93,7 +93,7 @@ def _table(found: ModelCheck) -> Table:
 
     row("shallow", ranges.shallow)
     for number, (group, s, ts) in enumerate(zip(ranges.groups, plan.s, plan.t, strict=True)):
-        for at, block in enumerate((*group.blocks, group.overlap)):
+        for at, block in enumerate(group.all_blocks):
             is_hab = at < len(group.blocks)
             row(
                 f"RHAG {number} {f'HAB {at}' if is_hab else 'OCAB'}",

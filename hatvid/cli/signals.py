@@ -17,9 +17,13 @@ class Interrupted(BaseException):
     Nor is it KeyboardInterrupt, which click answers with an empty line.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(
+        self, number: int, left: str = "nothing was written under the output's name"
+    ) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = number
+        self.left = left
+        """What the command leaves behind, for the message."""
 
 
 def catch_signals() -> None:

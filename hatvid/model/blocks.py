@@ -129,7 +129,10 @@ class HAB(nn.Module):
         mlp_ratio: the MLP is int(C * mlp_ratio) wide.
         qkv_bias: of the attention.
         qk_scale: of the attention.
+        cab: whether there is a CAB.
     """
+
+    conv_block: CAB | None
 
     def __init__(
         self,
@@ -143,20 +146,24 @@ class HAB(nn.Module):
         mlp_ratio: float = 2.0,
         qkv_bias: bool = True,
         qk_scale: float | None = None,
+        cab: bool = True,
     ) -> None:
         super().__init__()
         self.conv_scale = conv_scale
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, num_heads, window_size, shift_size, qkv_bias, qk_scale)
-        self.conv_block = CAB(dim, compress_ratio, squeeze_factor)
+        self.conv_block = CAB(dim, compress_ratio, squeeze_factor) if cab else None
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(self, x: Tensor, tables: WindowTables) -> Tensor:
         """(N, H*W, C) -> (N, H*W, C)."""
         y = self.norm1(x)
-        local = to_tokens(self.conv_block(to_map(y, tables)))
-        x = x + self.attn(y, tables) + local * self.conv_scale
+        if self.conv_block is None:
+            x = x + self.attn(y, tables)
+        else:
+            local = to_tokens(self.conv_block(to_map(y, tables)))
+            x = x + self.attn(y, tables) + local * self.conv_scale
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
@@ -207,8 +214,11 @@ class HABGroup(nn.Module):
     Args:
         depth: number of HABs.
         overlap_size: of the OCAB.
+        ocab: whether there is an OCAB.
         others: as in :class:`HAB`.
     """
+
+    overlap_attn: OCAB | None
 
     def __init__(
         self,
@@ -223,6 +233,8 @@ class HABGroup(nn.Module):
         mlp_ratio: float = 2.0,
         qkv_bias: bool = True,
         qk_scale: float | None = None,
+        cab: bool = True,
+        ocab: bool = True,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
@@ -237,19 +249,21 @@ class HABGroup(nn.Module):
                 mlp_ratio,
                 qkv_bias,
                 qk_scale,
+                cab,
             )
             for i in range(depth)
         )
-        self.overlap_attn = OCAB(
-            dim, num_heads, window_size, overlap_size, mlp_ratio, qkv_bias, qk_scale
+        self.overlap_attn = (
+            OCAB(dim, num_heads, window_size, overlap_size, mlp_ratio, qkv_bias, qk_scale)
+            if ocab
+            else None
         )
 
     def forward(self, x: Tensor, tables: WindowTables) -> Tensor:
         """(N, H*W, C) -> (N, H*W, C)."""
         for block in self.blocks:
             x = block(x, tables)
-        out: Tensor = self.overlap_attn(x, tables)
-        return out
+        return x if self.overlap_attn is None else self.overlap_attn(x, tables)
 
 
 class RHAG(nn.Module):
@@ -274,6 +288,8 @@ class RHAG(nn.Module):
         qkv_bias: bool = True,
         qk_scale: float | None = None,
         resi_connection: ResiConnection = "1conv",
+        cab: bool = True,
+        ocab: bool = True,
     ) -> None:
         super().__init__()
         self.residual_group = HABGroup(
@@ -288,6 +304,8 @@ class RHAG(nn.Module):
             mlp_ratio,
             qkv_bias,
             qk_scale,
+            cab,
+            ocab,
         )
         self.conv: nn.Module = (
             nn.Conv2d(dim, dim, 3, padding=1) if resi_connection == "1conv" else nn.Identity()

@@ -254,13 +254,19 @@ def _infer(state_dict: Mapping[str, Tensor]) -> HATConfig:
     table = "relative_position_bias_table"
     embed_dim, num_in_ch = shape("conv_first.weight", 4)[:2]
     window = (math.isqrt(shape(f"{block}attn.{table}", 2)[0]) + 1) // 2
-    overlap_rows = shape(f"{group.format(0)}overlap_attn.{table}", 2)[0]
-    overlap_size = math.isqrt(overlap_rows) + 1 - window
+    # SwinIR has the same names less those two kinds of block, and no such index.
+    cab, ocab = (
+        INDEX_SA not in state_dict or any(f".{part}." in key for key in state_dict)
+        for part in ("conv_block", "overlap_attn")
+    )
+    keys = math.isqrt(shape(f"{group.format(0)}overlap_attn.{table}", 2)[0]) if ocab else 0
+    overlap_size = keys + 1 - window if ocab else math.isqrt(shape(INDEX_OCA, 2)[1])
     layers = count("layers.")
     depths = [count(f"{group.format(i)}blocks.") for i in range(layers)]
-    heads = [shape(f"{group.format(i)}overlap_attn.{table}", 2)[1] for i in range(layers)]
-    compressed = shape(f"{block}conv_block.cab.0.weight", 4)[0]
-    squeezed = shape(f"{block}conv_block.cab.3.attention.1.weight", 4)[0]
+    attention = "overlap_attn" if ocab else "blocks.0.attn"
+    heads = [shape(f"{group.format(i)}{attention}.{table}", 2)[1] for i in range(layers)]
+    compressed = shape(f"{block}conv_block.cab.0.weight", 4)[0] if cab else embed_dim // 3
+    squeezed = shape(f"{block}conv_block.cab.3.attention.1.weight", 4)[0] if cab else 0
     num_feat = shape("conv_last.weight", 4)[1]
     upscale = 1
     for stage in range(0, len(state_dict), 2):
@@ -274,7 +280,7 @@ def _infer(state_dict: Mapping[str, Tensor]) -> HATConfig:
         window_size=window,
         overlap_ratio=_ratio(window, overlap_size - window),
         compress_ratio=_divisor(embed_dim, compressed, (3, 24)),
-        squeeze_factor=_divisor(embed_dim, squeezed, (30, 24, 12)),
+        squeeze_factor=_divisor(embed_dim, squeezed, (30, 24, 12)) if cab else 30,
         mlp_ratio=_ratio(embed_dim, shape(f"{block}mlp.fc1.weight", 2)[0]),
         qkv_bias=f"{block}attn.qkv.bias" in state_dict,
         patch_norm="patch_embed.norm.weight" in state_dict,
@@ -282,6 +288,8 @@ def _infer(state_dict: Mapping[str, Tensor]) -> HATConfig:
         num_feat=num_feat,
         upscale=upscale,
         resi_connection="1conv" if "conv_after_body.weight" in state_dict else "identity",
+        cab=cab,
+        ocab=ocab,
     )
 
 

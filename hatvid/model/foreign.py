@@ -26,6 +26,7 @@ SCALES = (2, 3, 4)
 
 MARKS = (
     ("HAT", ("layers.0.residual_group.overlap_attn.relative_position_bias_table",)),
+    ("HAT", ("layers.0.residual_group.blocks.0.attn.qkv.weight", "relative_position_index_SA")),
     ("Swin2SR", ("layers.0.residual_group.blocks.0.attn.logit_scale",)),
     ("DAT", ("layers.0.blocks.0.attn.attns.0.rpe_biases",)),
     ("SwinIR", ("layers.0.residual_group.blocks.0.attn.relative_position_bias_table",)),

@@ -89,6 +89,12 @@ class HATConfig:
     resi_connection: ResiConnection = "1conv"
     """What closes an RHAG and the body: a 3x3 convolution, or ``identity``."""
 
+    cab: bool = True
+    """Whether a CAB stands beside each window attention; False for the paper's ablation."""
+
+    ocab: bool = True
+    """Whether an OCAB ends each RHAG; likewise."""
+
     def __post_init__(self) -> None:
         # Lists come from JSON and callers' habit; a frozen value must be hashable.
         object.__setattr__(self, "depths", tuple(self.depths))
@@ -110,7 +116,7 @@ class HATConfig:
                 f"to a window of {self.window_size}"
             )
         for name in ("compress_ratio", "squeeze_factor"):
-            if getattr(self, name) > self.embed_dim:
+            if self.cab and getattr(self, name) > self.embed_dim:
                 raise ValueError(f"{name} {getattr(self, name)} leaves no channel")
         if int(self.embed_dim * self.mlp_ratio) < 1:
             raise ValueError(f"mlp_ratio is {self.mlp_ratio}; the MLP needs a channel")
@@ -255,6 +261,8 @@ class HAT(nn.Module):
                 config.qkv_bias,
                 config.qk_scale,
                 config.resi_connection,
+                config.cab,
+                config.ocab,
             )
             for depth, heads in zip(config.depths, config.num_heads, strict=True)
         )

@@ -133,7 +133,7 @@ def _pad_block(block: HAB | OCAB, stream: _Channels) -> None:
     _pad(attention.qkv, head._replace(groups=3 * heads), stream)
     _pad(attention.proj, stream, head)
     _pad_pair(block.mlp.fc1, block.mlp.fc2, block.mlp.fc1.out_features, stream)
-    if isinstance(block, HAB):
+    if isinstance(block, HAB) and block.conv_block is not None:
         cab: Any = block.conv_block.cab
         _pad_pair(cab[0], cab[2], cab[0].out_channels, stream)
         gate = cab[3].attention

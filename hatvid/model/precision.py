@@ -230,6 +230,8 @@ def _rescaled_cabs(model: HAT, plan: RescalePlan) -> HAT:
         assert isinstance(group, RHAG)
         for block, t in zip(group.residual_group.blocks, divisors, strict=True):
             assert isinstance(block, HAB)
+            if block.conv_block is None:
+                continue
             cab: Any = block.conv_block.cab
             divide(cab[2], t)
             squeeze = cab[3].attention[1]
@@ -269,8 +271,8 @@ def _widen_stream(model: HAT, plan: RescalePlan) -> None:
     for group, s, measured in zip(model.layers, plan.s, plan.ranges.groups, strict=True):
         assert isinstance(group, RHAG)
         inside = group.residual_group
-        blocks = [*inside.blocks, inside.overlap_attn]
-        for block, of in zip(blocks, (*measured.blocks, measured.overlap), strict=True):
+        blocks = [*inside.blocks, *filter(None, [inside.overlap_attn])]
+        for block, of in zip(blocks, measured.all_blocks, strict=True):
             assert isinstance(block, HAB | OCAB)
             attention = block.attn if isinstance(block, HAB) else block
             for parent, name, peak in (
@@ -296,7 +298,7 @@ def _lower(model: HAT, dtype: torch.dtype, *, wide_stream: bool) -> None:
     _low_parameters(model.layers, dtype)
     for block in [module for module in model.layers.modules() if isinstance(module, HAB | OCAB)]:
         block.norm1, block.norm2 = LayerNorm32(block.norm1, dtype), LayerNorm32(block.norm2, dtype)
-        if isinstance(block, HAB):
+        if isinstance(block, HAB) and block.conv_block is not None:
             gate: Any = block.conv_block.cab[3].attention
             gate[0] = MeanPool32()
             if not wide_stream:

@@ -52,10 +52,10 @@ class BlockRange:
     """What the MLP adds to the stream."""
 
     cab_hidden: float | None = None
-    """CAB's first convolution, before the GELU; None in an OCAB."""
+    """CAB's first convolution, before the GELU; None without a CAB, as in an OCAB."""
 
     cab: float | None = None
-    """CAB's second convolution, before the channel attention; None in an OCAB."""
+    """CAB's second convolution, before the channel attention; None without a CAB, as in an OCAB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +64,20 @@ class GroupRange:
 
     name: str
     blocks: tuple[BlockRange, ...]
-    overlap: BlockRange
+
+    overlap: BlockRange | None
+    """Of the OCAB; None without one."""
 
     conv: float
     """The convolution that closes the group."""
 
     residual: float
     """Of the stream anywhere in the group, ``conv`` included."""
+
+    @property
+    def all_blocks(self) -> tuple[BlockRange, ...]:
+        """HABs and OCAB, in order."""
+        return self.blocks if self.overlap is None else (*self.blocks, self.overlap)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +98,7 @@ class Ranges:
     @property
     def blocks(self) -> tuple[BlockRange, ...]:
         """All HABs and OCABs, in order."""
-        return tuple(block for group in self.groups for block in (*group.blocks, group.overlap))
+        return tuple(block for group in self.groups for block in group.all_blocks)
 
 
 def measure_ranges(model: HAT, pictures: Tensor) -> Ranges:
@@ -118,9 +125,11 @@ def measure_ranges(model: HAT, pictures: Tensor) -> Ranges:
             _block_range(peaks, block, f"{name}.residual_group.blocks.{i}")
             for i, block in enumerate(inside.blocks)
         )
-        overlap = _block_range(peaks, inside.overlap_attn, f"{name}.residual_group.overlap_attn")
+        overlap = None
+        if (last := inside.overlap_attn) is not None:
+            overlap = _block_range(peaks, last, f"{name}.residual_group.overlap_attn")
         conv = peaks[layer.conv]
-        stream = [block.residual for block in (*blocks, overlap)]
+        stream = [block.residual for block in (*blocks, *filter(None, [overlap]))]
         groups.append(
             GroupRange(
                 name=name,
@@ -170,8 +179,9 @@ def _block_range(peaks: _Peaks, block: nn.Module, name: str) -> BlockRange:
     proj = peaks[attention.proj]
     mlp = peaks[block.mlp.fc2]
     added = [proj, mlp]
-    if isinstance(block, HAB):
-        added.append(peaks[block.conv_block] * abs(block.conv_scale))
+    cab = block.conv_block if isinstance(block, HAB) else None
+    if isinstance(block, HAB) and cab is not None:
+        added.append(peaks[cab] * abs(block.conv_scale))
     return BlockRange(
         name=name,
         residual=_largest(peaks[block.norm1, "in"], peaks[block.norm2, "in"], peaks[block], *added),
@@ -180,8 +190,8 @@ def _block_range(peaks: _Peaks, block: nn.Module, name: str) -> BlockRange:
         attention=proj,
         mlp_hidden=peaks[block.mlp.fc1],
         mlp=mlp,
-        cab_hidden=peaks[block.conv_block.cab[0]] if isinstance(block, HAB) else None,
-        cab=peaks[block.conv_block.cab[2]] if isinstance(block, HAB) else None,
+        cab_hidden=None if cab is None else peaks[cab.cab[0]],
+        cab=None if cab is None else peaks[cab.cab[2]],
     )
 
 
@@ -208,7 +218,7 @@ def _watched(model: HAT, peaks: _Peaks) -> Iterator[None]:
             for norm in (layer.norm1, layer.norm2):
                 hooks.append(norm.register_forward_pre_hook(entering))
             hooks += _watch_logits(attention, peaks)
-        if isinstance(layer, HAB):
+        if isinstance(layer, HAB) and layer.conv_block is not None:
             watched += [layer.conv_block, layer.conv_block.cab[0], layer.conv_block.cab[2]]
         hooks += [module.register_forward_hook(output) for module in watched]
     try:

@@ -163,7 +163,8 @@ class WholeFrame(nn.Module):
             assert isinstance(block, HAB)
             local = hab_in_place(block, x, local, tables, chunk=self.chunk, strip=self.strip)
         del local  # an OCAB needs its memory for other things
-        ocab_in_place(group.residual_group.overlap_attn, x, tables, chunk=self.chunk)
+        if (last := group.residual_group.overlap_attn) is not None:
+            ocab_in_place(last, x, tables, chunk=self.chunk)
 
     def _reconstructed(self, stream: Tensor, rgb: Tensor, height: int, width: int) -> Tensor:
         """What follows the last RHAG.

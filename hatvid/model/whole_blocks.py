@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hatvid.model.attention import WindowTables
-from hatvid.model.blocks import HAB, OCAB
+from hatvid.model.blocks import CAB, HAB, OCAB
 
 __all__ = ["CAB_HALO", "around", "hab_in_place", "ocab_in_place", "parts"]
 
@@ -40,7 +40,7 @@ def around(start: int, stop: int, halo: int, height: int) -> tuple[int, int]:
 
 def hab_in_place(
     block: HAB, x: Tensor, local: Tensor | None, tables: WindowTables, *, chunk: int, strip: int
-) -> Tensor:
+) -> Tensor | None:
     """x <- HAB(x).
 
     CAB reads all of x, in strips, before the first window is written. Each token lies in
@@ -57,7 +57,9 @@ def hab_in_place(
     Returns:
         ``local``, for the next block.
     """
-    local, gate = _cab(block, x, local, tables, strip)
+    gate: Tensor | None = None
+    if block.conv_block is not None:
+        local, gate = _cab(block.conv_block, block.norm1, x, local, tables, strip)
     order = tables.shifted if block.attn.shift_size else tables.regular
     bias = block.attn.current_bias(tables)
     area = block.attn.window_size**2
@@ -67,7 +69,9 @@ def hab_in_place(
             index = order.gather[(first + start) * area : (first + stop) * area]
             tokens = x.index_select(1, index)
             attended = _self_attention(block, tokens, bias[kind : kind + 1])
-            tokens = tokens + attended + local.index_select(1, index) * gate * block.conv_scale
+            tokens = tokens + attended
+            if local is not None and gate is not None:
+                tokens = tokens + local.index_select(1, index) * gate * block.conv_scale
             del attended
             tokens = tokens + block.mlp(block.norm2(tokens))
             x.index_copy_(1, index.long(), tokens)
@@ -84,17 +88,22 @@ def _self_attention(block: HAB, tokens: Tensor, bias: Tensor) -> Tensor:
 
 
 def _cab(
-    block: HAB, x: Tensor, local: Tensor | None, tables: WindowTables, strip: int
+    block: CAB,
+    norm: nn.Module,
+    x: Tensor,
+    local: Tensor | None,
+    tables: WindowTables,
+    strip: int,
 ) -> tuple[Tensor, Tensor]:
     """CAB up to its gate: (N, H*W, C), and the gate, (N, 1, C), of the mean over the map."""
-    cab: Any = block.conv_block.cab
+    cab: Any = block.cab
     pool, *squeeze = cab[-1].attention
     grid = _grid(x, tables)
     height = tables.height
     total: Tensor | None = None
     for start, stop in parts(height, strip):
         low, high = around(start, stop, CAB_HALO, height)
-        y = block.norm1(grid[:, low:high]).permute(0, 3, 1, 2)
+        y = norm(grid[:, low:high]).permute(0, 3, 1, 2)
         for layer in cab[:-1]:
             y = layer(y)
         y = y[:, :, start - low : stop - low]
