@@ -336,6 +336,7 @@ def _apply(rows: _Rows, channels: Tensor) -> Tensor:
     # By hand, not by a matrix product: a product may run in TF32 or bf16 by a
     # setting of the process, and colour is fp32 whatever the network computes in.
     first, second, third = channels.unbind(1)
-    return torch.stack(
-        [(first * a).add_(second, alpha=b).add_(third, alpha=c) for a, b, c in rows], 1
-    )
+    mixed = torch.empty_like(channels)
+    for out, (a, b, c) in zip(mixed.unbind(1), rows, strict=True):
+        torch.mul(first, a, out=out).add_(second, alpha=b).add_(third, alpha=c)
+    return mixed
