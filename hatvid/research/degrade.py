@@ -8,8 +8,8 @@ import numpy as np
 from numpy.random import Generator
 
 from hatvid.research.codec import through_jpeg, through_x264
+from hatvid.research.degradations import X264, Blur, Degradation, Jpeg, Noise
 from hatvid.research.matlab_resize import Pixels, imresize
-from hatvid.research.recipe import X264, Blur, Degradation, Jpeg, Noise
 
 __all__ = ["block", "blurred", "degrade", "noisy", "reach"]
 

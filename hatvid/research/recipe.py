@@ -9,21 +9,17 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from hatvid.model.hat import HATConfig
+from hatvid.research.degradations import Bicubic, Chance, Degradation, RecipePart
 
 __all__ = [
     "Augment",
-    "Bicubic",
-    "Blur",
     "Cosine",
     "Data",
-    "Degradation",
-    "Jpeg",
     "Network",
-    "Noise",
     "Pictures",
     "Rates",
     "Recipe",
@@ -34,23 +30,13 @@ __all__ = [
     "Task",
     "Validation",
     "Video",
-    "X264",
 ]
 
 Scale = Literal[1, 2, 3, 4, 8]
 Positive = Annotated[int, Field(ge=1)]
-Chance = Annotated[float, Field(ge=0, le=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-Span = tuple[float, float]
-"""Lower and upper end; each patch draws a value between them."""
-
-
-class Network(_Part):
+class Network(RecipePart):
     """What is trained: a HAT of the paper by its name, with any number of it changed."""
 
     name: Literal["hat", "hat-s", "hat-l", "hat-nano"]
@@ -95,7 +81,7 @@ class Network(_Part):
         return self
 
 
-class Start(_Part):
+class Start(RecipePart):
     """Weights to begin with."""
 
     checkpoint: str
@@ -107,7 +93,7 @@ class Start(_Part):
     begins anew: ``conv_before_upsample``, ``upsample``, ``conv_last``."""
 
 
-class Run(_Part):
+class Run(RecipePart):
     """How it runs."""
 
     folder: str
@@ -131,14 +117,14 @@ class Run(_Part):
     """Iterations from one saved state to the next."""
 
 
-class Validation(_Part):
+class Validation(RecipePart):
     """Pictures that tell how far the training is, by the protocol of the papers."""
 
     pictures: str
     every: Positive = 5000
 
 
-class Pictures(_Part):
+class Pictures(RecipePart):
     """A folder of large pictures, subfolders included."""
 
     pictures: str
@@ -146,7 +132,7 @@ class Pictures(_Part):
     """Each is made smaller by this factor first (Lanczos): traces of JPEG go."""
 
 
-class Video(_Part):
+class Video(RecipePart):
     """A video of which frames are taken, spread over it."""
 
     video: str
@@ -154,7 +140,7 @@ class Video(_Part):
     reduce: Annotated[int, Field(ge=1, le=8)] = 1
 
 
-class Augment(_Part):
+class Augment(RecipePart):
     """What is done to small and large patches alike."""
 
     flips: bool = True
@@ -165,78 +151,6 @@ class Augment(_Part):
     """How often the colour channels change places."""
 
 
-class Bicubic(_Part):
-    """MATLAB's antialiased imresize, by the task's scale."""
-
-    kind: Literal["bicubic"]
-
-
-class Blur(_Part):
-    """A Gaussian, of a deviation in pixels."""
-
-    kind: Literal["blur"]
-    sigma: Span
-    chance: Chance = 1.0
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not 0 <= self.sigma[0] <= self.sigma[1] <= 8:
-            raise ValueError("sigma is two numbers from 0 to 8, the smaller one first")
-        return self
-
-
-class Noise(_Part):
-    """Gaussian noise of a deviation in steps of 8 bits."""
-
-    kind: Literal["noise"]
-    sigma: Span
-    gray: Chance = 0.0
-    """How often the noise is the same in the three channels."""
-
-    chance: Chance = 1.0
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not 0 <= self.sigma[0] <= self.sigma[1] <= 255:
-            raise ValueError("sigma is two numbers from 0 to 255, the smaller one first")
-        return self
-
-
-class Jpeg(_Part):
-    """Written and read as JPEG with a quality of 1 to 100."""
-
-    kind: Literal["jpeg"]
-    quality: tuple[int, int]
-    chance: Chance = 1.0
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not 1 <= self.quality[0] <= self.quality[1] <= 100:
-            raise ValueError("quality is two numbers from 1 to 100, the smaller one first")
-        return self
-
-
-class X264(_Part):
-    """Encoded by x264, as a frame among others that pan over the picture."""
-
-    kind: Literal["x264"]
-    crf: tuple[int, int]
-    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium"] = "veryfast"
-    frames: Annotated[int, Field(ge=1, le=16)] = 4
-    """Of the clip that is encoded for each patch, one of which is taken."""
-
-    chance: Chance = 1.0
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if not 0 <= self.crf[0] <= self.crf[1] <= 51:
-            raise ValueError("crf is two numbers from 0 to 51, the smaller one first")
-        return self
-
-
-Degradation = Annotated[Bicubic | Blur | Noise | Jpeg | X264, Field(discriminator="kind")]
-
-
 def _reductions(degradation: tuple[Degradation, ...], scale: int) -> str | None:
     """What is wrong with the number of reductions."""
     found = sum(part.kind == "bicubic" for part in degradation)
@@ -245,7 +159,7 @@ def _reductions(degradation: tuple[Degradation, ...], scale: int) -> str | None:
     return f"degradation holds {found} of kind 'bicubic'; scale {scale} needs {int(scale > 1)}"
 
 
-class Task(_Part):
+class Task(RecipePart):
     """One of several things that are learned at once, with a tail of its own."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")] = "main"
@@ -262,7 +176,7 @@ class Task(_Part):
         return self
 
 
-class Data(_Part):
+class Data(RecipePart):
     """What patches are cut from."""
 
     sources: Annotated[tuple[Pictures | Video, ...], Field(min_length=1)]
@@ -271,7 +185,7 @@ class Data(_Part):
     min(mean gradient, 25) + 2, for which all are read before the first step."""
 
 
-class Step(_Part):
+class Step(RecipePart):
     """The rate is multiplied at given iterations of the stage."""
 
     kind: Literal["step"]
@@ -286,7 +200,7 @@ class Step(_Part):
         return self
 
 
-class Cosine(_Part):
+class Cosine(RecipePart):
     """The rate falls along half a cosine to ``last`` in the stage's last iteration."""
 
     kind: Literal["cosine"]
@@ -294,14 +208,14 @@ class Cosine(_Part):
     warm_up: Annotated[int, Field(ge=0)] = 0
 
 
-class Rates(_Part):
+class Rates(RecipePart):
     """Factors of the learning rate; a part of factor 0 is frozen."""
 
     body: Annotated[float, Field(ge=0)] = 1.0
     tail: Annotated[float, Field(ge=0)] = 1.0
 
 
-class Stage(_Part):
+class Stage(RecipePart):
     """One training; the next one begins with its averaged weights."""
 
     name: str = "training"
@@ -356,7 +270,7 @@ class Stage(_Part):
         return self
 
 
-class Recipe(_Part):
+class Recipe(RecipePart):
     """A whole run; made by :func:`~hatvid.research.recipe_file.read_recipe`."""
 
     network: Network

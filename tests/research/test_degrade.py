@@ -11,10 +11,11 @@ from pydantic import TypeAdapter
 from scipy.ndimage import gaussian_filter
 
 from hatvid.research.codec import through_jpeg, through_x264
+from hatvid.research.degradations import Degradation
 from hatvid.research.degrade import block, blurred, degrade, noisy, reach
 from hatvid.research.matlab_resize import Pixels, imresize
 from hatvid.research.patches import augmented
-from hatvid.research.recipe import Augment, Degradation
+from hatvid.research.recipe import Augment
 
 
 def chain(*parts: dict[str, Any]) -> tuple[Degradation, ...]:
