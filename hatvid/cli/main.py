@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from hatvid import __version__
+from hatvid.cli.batch import batch
 from hatvid.cli.bench import bench
 from hatvid.cli.export import export
 from hatvid.cli.info import info
@@ -35,6 +36,7 @@ def cli() -> None:
 
 for _command in (
     upscale,
+    batch,
     join,
     jobs,
     info,

@@ -23,6 +23,7 @@ class Request:
 
     Args:
         text: a file, a folder or a pattern.
+        seen_from: the folder that it is seen from.
         options: of each job; input and output are put in.
         where: of the request in a job file, ``jobs.toml:12``.
         output: the name of a single output, seen from the folder.
@@ -35,6 +36,7 @@ class Request:
 
     text: str
     options: JobOptions
+    seen_from: Path = Path()
     where: str = ""
     output: str | None = None
     naming: Naming | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,14 +11,14 @@ from typing import Any, Literal
 from hatvid.errors import HatvidError, OptionError, OutputExistsError
 from hatvid.jobs.batch_names import Draft, Request, draft_of, is_own_output
 from hatvid.jobs.checks import few
-from hatvid.jobs.finding import Found, find
+from hatvid.jobs.finding import Found, Stamp, find, stamp_of
 from hatvid.jobs.job import plan_job
 from hatvid.jobs.naming import folded, ignores_case
 from hatvid.options import JobOptions
 
 __all__ = ["BatchPlan", "Row", "State", "gather", "plan_rows"]
 
-State = Literal["waiting", "done", "skipped", "failed", "stopped"]
+State = Literal["not started", "done", "skipped", "failed", "stopped"]
 
 
 @dataclass(kw_only=True)
@@ -30,9 +30,11 @@ class Row:
         found: its input.
         request: that it comes from.
         options: ready to be planned, None if that failed.
+        before: what lay under the output's name when the batch was planned.
         state: of it.
         reason: why it is not done.
         code: what ``hatvid upscale`` would have exited with.
+        seconds: that it took, the network loaded and the output verified.
         receipt: of the job, as plain values.
     """
 
@@ -40,9 +42,11 @@ class Row:
     found: Found
     request: Request
     options: JobOptions | None = None
-    state: State = "waiting"
+    before: Stamp | None = None
+    state: State = "not started"
     reason: str = ""
     code: int = 0
+    seconds: float = 0.0
     receipt: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -68,6 +72,9 @@ class Row:
             "state": self.state,
             "reason": self.reason or None,
             "exit_code": self.code,
+            "seconds": round(self.seconds, 3),
+            "frames": self.receipt.get("frames"),
+            "notes": list(self.receipt.get("notes", ())),
             "receipt": self.receipt or None,
         }
 
@@ -97,7 +104,12 @@ def gather(requests: Iterable[Request], notes: list[str]) -> list[Pair]:
     for request in requests:
         try:
             leave = [request.folder] if request.folder is not None else []
-            finding = find(request.text, recursive=request.recursive, leave=leave)
+            finding = find(
+                request.text,
+                seen_from=request.seen_from,
+                recursive=request.recursive,
+                leave=leave,
+            )
             if request.output is not None and len(finding.inputs) > 1:
                 raise OptionError(
                     f"{request.text} is {len(finding.inputs)} files, and output names one; use "
@@ -118,6 +130,7 @@ def plan_rows(
     skip_existing: bool = False,
     growing: Collection[Path] = (),
     before: Sequence[Row] = (),
+    one_by_one: bool = False,
 ) -> BatchPlan:
     """Settle the names of all outputs, and check all that needs no decoding.
 
@@ -129,6 +142,7 @@ def plan_rows(
         skip_existing: an output that is there is no error.
         growing: inputs that are not yet written to their end.
         before: jobs that are done already, whose outputs are no inputs.
+        one_by_one: names that clash are told in their rows, too.
 
     Raises:
         OptionError: two jobs would write one file, or one would write over another's input.
@@ -155,7 +169,10 @@ def plan_rows(
         if isinstance(draft, HatvidError):
             row.fail(str(draft), draft.exit_code)
             continue
-        row.options = replace(draft.options, output=draft.output)
+        row.options, row.before = (
+            replace(draft.options, output=draft.output),
+            stamp_of(draft.output),
+        )
         if found.path in growing:
             row.state, row.reason = "skipped", "it is still being written"
             continue
@@ -168,7 +185,12 @@ def plan_rows(
                 row.fail(str(error), error.exit_code)
         except HatvidError as error:
             row.fail(str(error), error.exit_code)
-    _refuse_clashes([*before, *rows])
+    for row, reason in _clashes([*before, *rows]):
+        error = OptionError(reason)
+        if not one_by_one:
+            raise error
+        if row.state == "not started":
+            row.fail(str(error), error.exit_code)
     notes = []
     if own:
         notes.append(f"left alone, as outputs are named so: {few(own)}")
@@ -179,7 +201,8 @@ def _place(path: Path) -> Path:
     return Path(os.path.realpath(path.parent), path.name)
 
 
-def _refuse_clashes(rows: Sequence[Row]) -> None:
+def _clashes(rows: Sequence[Row]) -> Iterator[tuple[Row, str]]:
+    """Those that cannot have their output, and why."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if row.output is not None:
@@ -191,16 +214,18 @@ def _refuse_clashes(rows: Sequence[Row]) -> None:
             assert other.output is not None
             same = _place(first.output) == _place(other.output)
             if same or ignores_case(first.output.parent):
-                raise OptionError(
+                yield (
+                    other,
                     f"{first.input} and {other.input} would both become {other.output}; name them "
-                    "apart by --naming, or keep their folders apart by --recursive"
+                    "apart by --naming, or keep their folders apart by --recursive",
                 )
     inputs = {os.path.realpath(row.input): row for row in rows}
     for row in rows:
-        if row.state != "waiting" or row.output is None:
+        if row.state != "not started" or row.output is None:
             continue
         other = inputs.get(os.path.realpath(row.output), row)
         if other is not row:
-            raise OptionError(
-                f"{row.output} is an input, and the output of {row.input} too; choose another name"
+            yield (
+                row,
+                f"{row.output} is an input, and the output of {row.input} too; choose another name",
             )

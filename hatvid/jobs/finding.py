@@ -55,7 +55,13 @@ class Finding:
     notes: tuple[str, ...] = ()
 
 
-def find(text: str, *, recursive: bool = False, leave: Iterable[Path] = ()) -> Finding:
+def find(
+    text: str,
+    *,
+    seen_from: Path = Path(),
+    recursive: bool = False,
+    leave: Iterable[Path] = (),
+) -> Finding:
     """Look for the inputs that a file's name, a folder or a pattern means.
 
     Hidden files, files that hatvid has not finished, and scripts are found by their own name
@@ -63,6 +69,7 @@ def find(text: str, *, recursive: bool = False, leave: Iterable[Path] = ()) -> F
 
     Args:
         text: the name; a pattern has ``*``, ``?`` or ``[``, and ``**`` for any folders.
+        seen_from: the folder that a relative name is seen from.
         recursive: folders in a folder too.
         leave: folders that are not searched.
 
@@ -70,7 +77,7 @@ def find(text: str, *, recursive: bool = False, leave: Iterable[Path] = ()) -> F
         InputError: a folder cannot be read.
         OptionError: a pattern is none.
     """
-    path = Path(text)
+    path = seen_from / text
     if text == "-":
         raise OptionError("a batch reads files; send standard input to hatvid upscale -")
     left = [folder.resolve() for folder in leave]
@@ -78,9 +85,10 @@ def find(text: str, *, recursive: bool = False, leave: Iterable[Path] = ()) -> F
         notes: list[str] = []
         files = sorted(_in_folder(path, recursive, left, notes))
         inputs = [_found(file, path) for file in files if file.suffix.lower() in VIDEOS]
+        notes += _said_of_scripts(file.name for file in files if is_script(file))
         return Finding(inputs=tuple(inputs), notes=tuple(notes))
     if not os.path.lexists(path) and any(sign in text for sign in "*?["):
-        return _by_pattern(text, left)
+        return _by_pattern(text, seen_from, left)
     found = Found(path=path, root=path.parent, named=True, stamp=stamp_of(path))
     return Finding(inputs=(found,))
 
@@ -138,10 +146,10 @@ def _in_folder(
         ]
 
 
-def _by_pattern(text: str, leave: list[Path]) -> Finding:
+def _by_pattern(text: str, seen_from: Path, leave: list[Path]) -> Finding:
     parts = Path(text).parts
     first = next(n for n, part in enumerate(parts) if any(sign in part for sign in "*?["))
-    root = Path(*parts[:first])
+    root = seen_from / Path(*parts[:first])
     try:
         paths = sorted(set(root.glob(str(Path(*parts[first:])))))
     except (ValueError, NotImplementedError, re.error) as error:
@@ -158,10 +166,14 @@ def _by_pattern(text: str, leave: list[Path]) -> Finding:
             scripts.append(path.name)
         elif path.suffix.lower() in VIDEOS or is_picture(path):
             inputs.append(_found(path, root))
-    notes = []
-    if scripts:
-        notes.append(f"a script is run only where it is named itself: left out {few(scripts)}")
-    return Finding(inputs=tuple(inputs), notes=tuple(notes))
+    return Finding(inputs=tuple(inputs), notes=tuple(_said_of_scripts(scripts)))
+
+
+def _said_of_scripts(names: Iterable[str]) -> list[str]:
+    left = list(names)
+    if not left:
+        return []
+    return [f"a script is run only where it is named itself: left out {few(left)}"]
 
 
 def _found(path: Path, root: Path) -> Found:
