@@ -213,7 +213,7 @@ def _first(
 ) -> str:
     """The topmost of what is wrong, in a line."""
     wrongs = error.errors(include_url=False)
-    wrong = min(wrongs, key=lambda one: line_of(one["loc"], lines) or 0)
+    wrong = min(wrongs, key=lambda one: line_of(one["loc"], lines) or _MOST_BYTES)
     loc = wrong["loc"]
     line = line_of(loc, lines)
     key = next((part for part in reversed(loc) if isinstance(part, str)), "")
@@ -245,5 +245,5 @@ def _said(wrong: Any, key: str, loc: Sequence[Any], keys: Mapping[str, click.Opt
 
 def _near(key: str, known: Sequence[str]) -> str:
     plain = key.lower().replace("_", "-")
-    near = difflib.get_close_matches(plain, known, n=3)
+    near = [plain] if plain in known else difflib.get_close_matches(plain, known, n=3)
     return f"; did you mean {', '.join(near)}?" if near else ""
