@@ -6,6 +6,11 @@ STAMP := $(VENV)/.installed
 # Tried in this order, by running them: a shim can be there and fail.
 PYTHON ?= python3.12 python3.13 python3.14 python3 python
 
+# A file's tests stay together, as they share fixtures. OpenMP's threads, as many in each
+# worker as there are cores, must not spin while they wait.
+ON_ALL_CORES ?= -n logical --maxprocesses 8 --dist loadfile
+test: export OMP_WAIT_POLICY ?= PASSIVE
+
 # An environment whose interpreter has gone (upgraded, moved) is made anew.
 ALIVE := $(shell $(BIN)/python -c 'print("yes")' 2>/dev/null)
 
@@ -47,7 +52,7 @@ demo: $(STAMP)  ## upscale a real clip 4x, sound and timing kept
 	@echo "The result lies at demo/bunny_1280x720.mp4"
 
 test: $(STAMP)  ## the tests, some minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ON_ALL_CORES)
 
 test-long: $(STAMP)  ## kills, fuzzing, long clips
 	$(BIN)/python -m pytest -m long

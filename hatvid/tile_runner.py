@@ -20,6 +20,7 @@ from hatvid.engine.cache import (
     hatvid_version,
     library_version,
 )
+from hatvid.engine.calibration import faster_on_cpu
 from hatvid.engine.choice import fastest
 from hatvid.engine.fidelity import Fidelity, compare, is_flat, probe
 from hatvid.engine.memory import available_memory
@@ -54,6 +55,7 @@ class TileRunner:
         resolved: which engine runs it.
         asked: the precision as it was asked for.
         factory: builds engines.
+        free: the engine was not asked for by name, so that the fastest may be taken.
         fingerprint: names the network's weights and configuration exactly; None keeps
             no compiled model on disk.
         reuse: whether results are taken from tiles before, and what may be kept of them.
@@ -70,11 +72,13 @@ class TileRunner:
         asked: Precision,
         factory: EngineFactory,
         fingerprint: str | None,
+        free: bool = False,
         reuse: ReuseOptions | None = None,
     ) -> None:
         self._forms: Forms | None = forms
         self._resolved = _possible(resolved, forms)
         self._asked = asked
+        self._free = free and resolved.engine == "openvino"
         self._factory = factory
         self._fingerprint = fingerprint
         self._engines: OrderedDict[_Key, Engine] = OrderedDict()
@@ -97,12 +101,18 @@ class TileRunner:
         precision = "fp32" if self._asked == "auto" else self._asked
         return replace(self._resolved.settled(precision), engine="eager", streams=1)
 
-    def warm_up(self, spec: TileSpec, tiles: Tensor, *, chunked: bool = False) -> None:
+    def warm_up(
+        self, spec: TileSpec, tiles: Tensor, *, chunked: bool = False, runs: int = 0
+    ) -> None:
         """Build the engine for a spec.
 
         Args:
             tiles: (n, C, H, W), at most a batch; the precision is decided by them if need be.
+            runs: that lie ahead, if that is known; many make it worth while to measure which
+                engine is the fastest.
         """
+        if self._free and not chunked:
+            self._decide_engine(spec, runs)
         self._engine(spec, _fill(tiles, spec.batch), chunked)
 
     def run(
@@ -303,6 +313,21 @@ class TileRunner:
         candidates = {"sdpa": partial(build, False), "triton": partial(build, True)}
         chosen = fastest(candidates, probe(spec), identity=identity, cache=cache)
         return chosen == "triton"
+
+    def _decide_engine(self, spec: TileSpec, runs: int) -> None:
+        """OpenVINO or PyTorch, once and for all: what was measured, now or before."""
+        self._free = False
+        fingerprint, forms = self._fingerprint, self._forms
+        rewritable = forms is not None and forms.rewritable
+        self._resolved = faster_on_cpu(
+            self._resolved,
+            spec,
+            lambda resolved: self._make(spec, False, resolved),
+            fingerprint=fingerprint,
+            eager_precision=self._resolved.precision if rewritable else "fp32",
+            cache=ModelCache(default_cache_dir("choices")) if fingerprint else None,
+            runs=runs,
+        )
 
     def _decide_precision(self, spec: TileSpec, tiles: Tensor, chunked: bool) -> None:
         """Keep the faster precision if its output is near enough to that of fp32."""

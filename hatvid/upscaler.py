@@ -114,14 +114,14 @@ class Upscaler:
         engine_options = engine_options or EngineOptions()
         tile_options = tile_options or TileOptions()
         forms, resolved = Forms(module), resolve_engine(engine_options)
-        self.reuse = reuse or ReuseOptions()
-        self.reused = Reused()
+        self.reuse, self.reused = reuse or ReuseOptions(), Reused()
         self._runner = TileRunner(
             forms,
             resolved,
             asked=engine_options.precision,
             factory=engine_factory,
             fingerprint=fingerprint,
+            free=engine_options.engine == "auto",
             reuse=self.reuse,
         )
         self._planner = FramePlanner(
@@ -162,18 +162,11 @@ class Upscaler:
                 embedded model of the asked scale.
             scale: what comes out; a model of a larger scale is reduced to it. None takes
                 the model's.
-            engine: see :class:`~hatvid.options.EngineOptions`, as ``precision``,
-                ``device``, ``threads``, ``streams`` and ``compiled``.
-            precision: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
-            tile: see :class:`~hatvid.options.TileOptions`, as ``overlap`` and ``batch``.
-            overlap: in input pixels.
-            batch: tiles in one call of the engine.
-            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-            threads: of the CPU.
-            streams: work done at the same time; ``auto`` is for callers who give several
-                frames at once.
-            compiled: whether torch.compile works on the network first.
-            reuse: see :class:`~hatvid.options.ReuseOptions`, as what begins with it.
+            engine, precision, device, threads, streams, compiled: see
+                :class:`~hatvid.options.EngineOptions`; ``streams="auto"`` is for callers who
+                give several frames at once.
+            tile, overlap, batch: see :class:`~hatvid.options.TileOptions`.
+            reuse, reuse_tolerance, reuse_memory: see :class:`~hatvid.options.ReuseOptions`.
 
         Raises:
             OptionError: an option is wrong or does not fit the others.
@@ -324,7 +317,9 @@ class Upscaler:
             self._runner.drop_engines()
             return self._planner.shrink(height, width)
 
-    def warm_up(self, height: int, width: int, frames: Tensor | None = None) -> Description:
+    def warm_up(
+        self, height: int, width: int, frames: Tensor | None = None, *, ahead: int | None = None
+    ) -> Description:
         """Build the engine for frames of one size, and decide the precision.
 
         Args:
@@ -332,6 +327,10 @@ class Upscaler:
             width: of the frames in pixels.
             frames: (N, 3, height, width), to decide the precision by; without them
                 it is decided by a fixed test picture, so that every run decides alike.
+            ahead: how many frames are to come, if that is known. If they are many, ``auto``
+                on a CPU measures whether OpenVINO or PyTorch is the faster; a network with a
+                fingerprint is measured once for each size, and the answer kept. Else it is
+                what was measured before, or OpenVINO.
 
         Raises:
             OptionError: the size, or the frames, are not possible.
@@ -345,7 +344,8 @@ class Upscaler:
             else:
                 check_frames(frames)
                 tiles = plan.tiles.extract(frames.detach().to(self.device, torch.float32))
-            self._runner.warm_up(spec, tiles[: spec.batch], chunked=plan.chunked)
+            runs = (ahead or 0) * plan.tiles.count // spec.batch
+            self._runner.warm_up(spec, tiles[: spec.batch], chunked=plan.chunked, runs=runs)
             return self.describe(height, width)
 
     def describe(self, height: int, width: int) -> Description:

@@ -56,12 +56,24 @@ def _ours(
     )
 
 
+def _filter(precision: str) -> Contestant:
+    return Contestant(
+        name=f"hatvid filter {precision}",
+        side="ours",
+        build="hatvid.bench.vs_hatvid:plugin",
+        settings=({"precision": precision},),
+        needs_bf16=precision == "bf16",
+    )
+
+
 OURS = (
     _ours("auto", "auto", name="hatvid auto", streams="auto"),
     _ours("eager", "fp32"),
     _ours("eager", "bf16"),
     _ours("openvino", "fp32"),
     _ours("openvino", "bf16"),
+    _filter("fp32"),
+    _filter("bf16"),
 )
 """A further engine or precision is a further line."""
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from hatvid.bench.runner import Array, Frames, Runner, Sequential, Task
 from hatvid.model.hat import HAT, HATConfig
-from hatvid.options import WINDOW, EngineOptions, ReuseOptions, TileOptions
+from hatvid.options import EngineOptions, ReuseOptions, TileOptions
 from hatvid.upscaler import Upscaler
 
 __all__ = ["upscaler"]
@@ -23,9 +23,7 @@ def upscaler(task: Task, settings: Mapping[str, Any]) -> Runner:
     Without ``tile`` a clip's frames go through whole; a tile is one tile. Nothing is kept on
     disk or taken from there, and nothing is reused.
     """
-    tile = settings.get("tile")
-    if tile is None:
-        tile = 0 if task.clip else -(-max(task.height, task.width) // WINDOW) * WINDOW
+    tile = settings.get("tile", task.tile)
     network = HAT(HATConfig(**task.network)).eval()
     network.load_state_dict(load_file(task.weights), strict=True)
     torch.set_num_threads(task.threads)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import hatvid.jobs.account
 import hatvid.jobs.enlarge
-import hatvid.jobs.run
 from hatvid.bench.stopwatch import Stopwatch
 from hatvid.engine import Engine, ResolvedEngine, TileSpec, build_engine
 from hatvid.errors import OptionError
@@ -48,7 +48,7 @@ STAGES: Mapping[str, Sequence[tuple[Any, str]]] = {
     _NETWORK: (),
     "colour out": ((hatvid.jobs.enlarge, "rgb_to_planes"),),
     "encode": ((VideoSink, "write"), (VideoSink, "finish")),
-    "proof": ((hatvid.jobs.run, "verify"),),
+    "proof": ((hatvid.jobs.account, "verify"),),
 }
 """By what is done in each. Decode and encode have threads of their own; the network's is
 timed where the engine is called."""
@@ -183,6 +183,7 @@ class _Job:
                 self.output,
                 end=f"{self.frames}f",
                 upscaler=upscaler,
+                segment=0,
                 overwrite=True,
             )
         cpu = time.process_time() - cpu

@@ -15,6 +15,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from hatvid.options import WINDOW
+
 __all__ = ["Array", "Frames", "Runner", "Sequential", "Task"]
 
 Array = NDArray[np.float32]
@@ -58,6 +60,11 @@ class Task:
     def as_dict(self) -> dict[str, Any]:
         """For JSON; :meth:`from_dict` reads it back."""
         return asdict(self)
+
+    @property
+    def tile(self) -> int:
+        """Side of the tile that one frame is; 0 for a clip's frames, which go through whole."""
+        return 0 if self.clip else -(-max(self.height, self.width) // WINDOW) * WINDOW
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:

@@ -45,6 +45,8 @@ def fastest(
     identity: Mapping[str, str],
     cache: ModelCache | None,
     seconds: Callable[[Engine, Tensor], float] = cuda_seconds,
+    margin: float = 1.0,
+    measure: bool = True,
 ) -> str:
     """Choose by measurement.
 
@@ -55,6 +57,8 @@ def fastest(
         identity: all that the answer hangs on.
         cache: remembers the answer for this identity.
         seconds: measures.
+        margin: another than the first has to take less than this share of its time.
+        measure: False takes what was measured before, or else the first.
 
     Returns:
         The name of the fastest.
@@ -68,12 +72,14 @@ def fastest(
     kept = None if cache is None else cache.read(key)
     if kept is not None and (name := kept.decode(errors="replace")) in candidates:
         return name
+    if not measure:
+        return first
     times = {}
     for name, build in candidates.items():
         try:
             engine = build()
             try:
-                times[name] = seconds(engine, tiles)
+                times[name] = seconds(engine, tiles) * (margin if name == first else 1)
             finally:
                 engine.close()
         except EngineError as error:
@@ -81,7 +87,7 @@ def fastest(
                 raise
             _log.warning("%s cannot be used here (%s)", name, error)
     chosen = min(times, key=lambda name: times[name])
-    _log.info("measured %s; taking %s", times, chosen)
+    _log.info("measured %s s (the first by %s); taking %s", times, margin, chosen)
     if cache is not None:
         cache.write(key, chosen.encode())
     return chosen

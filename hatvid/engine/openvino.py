@@ -30,7 +30,7 @@ from hatvid.engine.cache import ModelCache, code_hash, hatvid_version
 from hatvid.engine.prepare import check_input, check_output, prepared
 from hatvid.errors import EngineError, OutOfMemoryError
 
-__all__ = ["OpenVINOEngine", "native_bf16"]
+__all__ = ["OpenVINOEngine", "cpu_facts", "native_bf16"]
 
 CACHE_FORMAT = 2
 """Counts up when what is stored, or how it is made, changes."""
@@ -216,14 +216,14 @@ def _cache_key(module: nn.Module, spec: TileSpec, config: dict[str, Any], finger
         "openvino": openvino.get_version(),
         "torch": torch.__version__,
         "hatvid": hatvid_version(),
-        "cpu": _cpu(),
+        "cpu": cpu_facts(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)
-def _cpu() -> list[str]:
-    """Model and features of the CPU."""
+def cpu_facts() -> list[str]:
+    """Model and features of the CPU: what compiled code, and its speed, hang on."""
     core = _core()
     facts = [
         platform.machine(),

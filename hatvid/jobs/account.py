@@ -21,7 +21,7 @@ from hatvid.selectors import PIPE
 from hatvid.upscaler import Description, Upscaler
 from hatvid.video.source import VideoSource
 
-__all__ = ["Account"]
+__all__ = ["Account", "expected_frames"]
 
 
 @dataclass
@@ -192,7 +192,7 @@ class Account:
         return Started(
             input=str(source.info.path),
             output=str(self.job.output),
-            frames=_expected_frames(source),
+            frames=expected_frames(source),
             width=plan.padded[0],
             height=plan.padded[1],
             scale=facts.scale,
@@ -209,7 +209,8 @@ class Account:
         )
 
 
-def _expected_frames(source: VideoSource) -> int | None:
+def expected_frames(source: VideoSource) -> int | None:
+    """How many frames a job will take, as far as its input tells."""
     info = source.info
     total = info.frames
     if total is None and info.duration is not None and info.average_rate is not None:

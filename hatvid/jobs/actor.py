@@ -43,9 +43,12 @@ class Actor:
         self._scale = scale
         self._size = size
 
-    def load(self, job: Job) -> tuple[str, Described | HatvidError]:
+    def load(self, job: Job, frames: int = 0) -> tuple[str, Described | HatvidError]:
         """Build the upscaler that a job describes; what ``auto`` stands for may be decided
         here.
+
+        Args:
+            frames: that lie ahead, to decide by.
 
         Returns:
             The name of this machine, and what computes here, or why nothing does.
@@ -54,7 +57,7 @@ class Actor:
         try:
             job = replace(job, options=with_fixed_reuse(job.options))
             self._upscaler = own_upscaler(job, self._scale)
-            self._facts = self._upscaler.warm_up(*self._size)
+            self._facts = self._upscaler.warm_up(*self._size, ahead=frames)
         except HatvidError as error:
             return where, _to_travel(error)
         return where, Described.of(self._upscaler, self._facts)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
+import socket
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -39,6 +41,9 @@ __all__ = ["OnCluster"]
 _PATIENCE = 1800
 """Seconds without a word from any worker: engines may have to be compiled."""
 
+_KNOCK = 10
+"""Seconds for a machine to answer at all."""
+
 _HERE_TOO = ("version of hatvid", "version of av", "version of FFmpeg")
 """What the driver, which joins but computes nothing, must have in common with the workers."""
 
@@ -55,6 +60,7 @@ class OnCluster:
         count: of actors; None or 0 is as many as the cluster has devices for.
         most: actors that there is work for.
         size: (height, width) of the frames, in pixels.
+        frames: how many there are.
 
     Raises:
         EngineError: the cluster is not there, or has no such device.
@@ -70,6 +76,7 @@ class OnCluster:
         count: int | None,
         most: int,
         size: tuple[int, int],
+        frames: int,
     ) -> None:
         self._account = account
         self._job = job
@@ -78,6 +85,7 @@ class OnCluster:
         self._count = count
         self._most = most
         self._size = size
+        self._frames = frames
         self._hands: list[_Hand] = []
         self._connected = False
         self.wanted: Described | None = None
@@ -85,6 +93,7 @@ class OnCluster:
 
     def __enter__(self) -> Self:
         if not ray.is_initialized():  # as by a program that uses Ray itself
+            _quiet(True)
             _connect(self._address)
             self._connected = True
         try:
@@ -100,11 +109,12 @@ class OnCluster:
             hand.dismiss()
         if self._connected:
             ray.shutdown()
+            _quiet(False)
 
     def describe(self) -> Described:
         """See :class:`~hatvid.jobs.crew.Crew`: what the first actor comes to decides."""
         first = self._hands[0]
-        first.answers = first.actor.load.remote(self._job)
+        first.answers = first.actor.load.remote(self._job, self._frames)
         ready, _ = ray.wait([first.answers], timeout=_PATIENCE)
         if not ready:
             raise _silent()
@@ -174,7 +184,8 @@ class OnCluster:
     def _settle_on_devices(self) -> None:
         """Decide what each actor gets, and how many there are."""
         options, count = self._job.options, self._count
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        told: Any = ray.nodes()  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in told if node["Alive"]]
         gpus = [int(node.get("GPU", 0)) for node in nodes]
         cores = [int(node.get("CPU", 0)) for node in nodes]
         engine, threads = options.engine, options.engine.threads
@@ -333,10 +344,13 @@ def _connect(address: str) -> None:
         EngineError: it is not there.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Who computes on the CPU says so itself; Ray warns where this is left open.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     numbers = (signal.SIGINT, signal.SIGTERM)
     handlers = {number: signal.getsignal(number) for number in numbers}
     alone: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
+        _knock(address)
         ray.init(
             address=address,
             namespace="hatvid",
@@ -354,6 +368,23 @@ def _connect(address: str) -> None:
         for number, handler in handlers.items():
             with contextlib.suppress(ValueError):  # not in the main thread
                 signal.signal(number, handler)
+
+
+def _quiet(quiet: bool) -> None:
+    """Keep Ray from printing what it met with on standard output, where a job's progress, or
+    its video, may go; ``log_to_driver`` does not. This is the switch that its debugger uses."""
+    worker: Any = ray._private.worker
+    worker._worker_logs_enabled = not quiet
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens, where Ray itself would try for a minute.
+
+    Raises:
+        OSError: nobody does.
+    """
+    if match := re.fullmatch(r"([^/:]+):(\d+)", address, re.ASCII):
+        socket.create_connection((match[1], int(match[2])), timeout=_KNOCK).close()
 
 
 def _silent() -> EngineError:

@@ -65,16 +65,20 @@ class Alone:
         account: of the run.
         upscaler: stays open.
         size: (height, width) of the frames, in pixels.
+        frames: how many there are.
     """
 
-    def __init__(self, account: Account, upscaler: Upscaler, size: tuple[int, int]) -> None:
+    def __init__(
+        self, account: Account, upscaler: Upscaler, *, size: tuple[int, int], frames: int
+    ) -> None:
         self.upscaler = upscaler
         self._account = account
         self._size = size
+        self._frames = frames
 
     def describe(self) -> Described:
         """See :class:`Crew`."""
-        facts = self.upscaler.warm_up(*self._size)
+        facts = self.upscaler.warm_up(*self._size, ahead=self._frames)
         self._account.note_reuse(self.upscaler, facts)
         return Described.of(self.upscaler, facts)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 
-from hatvid.errors import EngineError, OptionError, OutOfMemoryError, OutputError
+from hatvid.errors import EngineError, OptionError, OutOfMemoryError, OutputError, UsageError
 from hatvid.jobs.account import Account
 from hatvid.jobs.course import Course, digest_of, plan_course
 from hatvid.jobs.crew import Alone, Crew
@@ -61,13 +61,13 @@ def course_for(
                 "an upscaler without a fingerprint cannot be told from another one; give it one"
             )
         return None
-    if upscaler is not None and upscaler.reuse.tolerance and upscaler.reuse.memory is None:
-        if account.job.options.segments.asked:
-            raise OptionError(
-                "with a reuse tolerance bits hang on what is kept; give the upscaler a reuse memory"
-            )
-        return None
     course = plan_course(account.job, source, plan)
+    if isinstance(course, Course) and upscaler is not None:
+        reuse = upscaler.reuse
+        if reuse.tolerance and reuse.memory is None:
+            course = "with a reuse tolerance bits hang on what is kept: give it a reuse memory"
+            if account.job.options.segments.asked:
+                raise OptionError(course)
     if isinstance(course, str):
         account.note(f"not in segments, so that a stop would lose what is done: {course}")
         return None
@@ -95,7 +95,7 @@ class InSegments:
     ) -> None:
         self._account = account
         self._source = source
-        self._plan = plan
+        self._asked = self._plan = plan
         self._streams = streams
         self._course = course
         self._wanted = account.job.options.segments
@@ -124,7 +124,9 @@ class InSegments:
             try:
                 if wanted.join_only:
                     return self._joined_alone(journal)
-                crew = self._crew(stack, journal, upscaler, scale, load)
+                first = journal.header is None
+                crews = stack.enter_context(ExitStack())
+                crew = self._crew(crews, journal, upscaler, scale, load)
                 while True:
                     try:
                         return self._attempt(journal, crew)
@@ -135,6 +137,14 @@ class InSegments:
                             raise
                         self._account.start_over(self._source, crew.upscaler, error)
                         journal.restart()
+                    except UsageError:
+                        if not first or journal.header is None:
+                            raise
+                        # Another shard began meanwhile: what ``auto`` stood for there holds.
+                        first = False
+                        crews.close()
+                        self._fix_threads(journal)
+                        crew = self._crew(crews, journal, upscaler, scale, load)
             except BaseException as error:
                 self._tell_what_is_kept(journal, error)
                 raise
@@ -207,21 +217,24 @@ class InSegments:
         load: Load,
     ) -> Crew:
         account, wanted = self._account, self._wanted
-        size = self._course.info.height, self._course.info.width
+        course = self._course
+        size, frames = (course.info.height, course.info.width), course.frames
         if upscaler is not None:
             if wanted.shared:
                 raise OptionError("an upscaler cannot be shared by several workers; name a model")
             account.note_scale(upscaler.name, upscaler.network_scale, upscaler.scale)
-            return Alone(account, upscaler, size)
+            return Alone(account, upscaler, size=size, frames=frames)
         job = account.job
         if journal.header is not None:
             job = replace(job, options=settled(job.options, journal.header.resolved))
         if wanted.cluster is not None:
             return stack.enter_context(self._on_cluster(job, scale, wanted.cluster))
         if wanted.workers is not None:
-            return Processes(account, job, scale, devices_for(wanted.workers), size)
+            devices = devices_for(wanted.workers)
+            return Processes(account, job, scale, devices, size=size, frames=frames)
         job = replace(job, options=with_fixed_reuse(job.options))
-        return Alone(account, stack.enter_context(load(job, scale)), size)
+        own = stack.enter_context(load(job, scale))
+        return Alone(account, own, size=size, frames=frames)
 
     def _on_cluster(
         self, job: Job, scale: int | None, address: str
@@ -242,18 +255,19 @@ class InSegments:
             count=workers,
             most=len(course.segments),
             size=(course.info.height, course.info.width),
+            frames=course.frames,
         )
 
     def _fix_threads(self, journal: Journal) -> None:
         """Fix the threads of the encoder, as packets hang on them."""
-        form = self._plan.form
+        form = self._asked.form
         assert form is not None
         if journal.header is not None:
             self._threads = journal.header.resolved.encoder_threads
         else:
             self._threads = max(1, min(_MOST_THREADS, os.cpu_count() or 1))
         encoder = with_threads(form.encoder, self._threads)
-        self._plan = replace(self._plan, form=replace(form, encoder=encoder))
+        self._plan = replace(self._asked, form=replace(form, encoder=encoder))
 
     def _settings(self) -> dict[str, str]:
         source = digest_of(self._course.path)

@@ -177,6 +177,10 @@ class Journal:
             shutil.rmtree(away, ignore_errors=True)
 
     def _make(self) -> None:
+        if self.output.is_symlink():
+            raise OutputError(
+                f"{self.output} is a link to elsewhere; name the file itself, or remove the link"
+            )
         try:
             self.folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hatvid.errors import OutputError
-from hatvid.jobs.account import Account
+from hatvid.jobs.account import Account, expected_frames
 from hatvid.jobs.as_is import as_is
 from hatvid.jobs.format import OutputPlan
 from hatvid.jobs.partial import PartialFile
@@ -92,7 +92,7 @@ class Straight:
             if upscaler is None:
                 facts = as_is(info)
             else:
-                facts = upscaler.warm_up(info.height, info.width)
+                facts = upscaler.warm_up(info.height, info.width, ahead=expected_frames(source))
                 account.note_reuse(upscaler, facts)
             account.progress.started(account.started(source, plan, facts))
             began = time.monotonic()

@@ -98,12 +98,8 @@ def check_alike(here: Described, wanted: Described, *, mixed: bool, where: str =
             f"{who} ({here.kind}) does not compute as the others do ({wanted.kind}); name devices "
             "of one kind with --workers, or accept other bits in places with --mixed"
         )
-    told = {
-        "device": wanted.facts.device,
-        "fidelity": wanted.facts.fidelity,
-        "reuse": wanted.facts.reuse,
-    }
-    alike = replace(facts, **told)
+    told = wanted.facts
+    alike = replace(facts, device=told.device, fidelity=told.fidelity, reuse=told.reuse)
     if (alike, here.fingerprint, here.reuse) != (wanted.facts, wanted.fingerprint, wanted.reuse):
         raise EngineError(
             f"{who} came to other settings ({facts.engine}, {facts.precision}, tiles of "
@@ -146,6 +142,7 @@ class Processes:
         scale: of the model, None where the model decides.
         devices: of the workers.
         size: (height, width) of the frames, in pixels.
+        frames: how many there are.
     """
 
     def __init__(
@@ -154,12 +151,15 @@ class Processes:
         job: Job,
         scale: int | None,
         devices: Sequence[str],
+        *,
         size: tuple[int, int],
+        frames: int,
     ) -> None:
         self._account = account
         self._scale = scale
         self._devices = devices
         self._size = size
+        self._frames = frames
         options, threads = job.options, job.options.engine.threads
         engine = replace(
             options.engine,
@@ -173,7 +173,7 @@ class Processes:
     def describe(self) -> Described:
         """See :class:`~hatvid.jobs.crew.Crew`."""
         with own_upscaler(self._job, self._scale) as upscaler:  # each worker has its own
-            facts = upscaler.warm_up(*self._size)
+            facts = upscaler.warm_up(*self._size, ahead=self._frames)
             self._account.note_reuse(upscaler, facts)
             self._wanted = Described.of(upscaler, facts)
         return self._wanted

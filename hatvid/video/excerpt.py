@@ -11,29 +11,16 @@ import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from hatvid.errors import InputError
 
-__all__ = ["Excerpt", "Opener", "Readable", "excerpt", "whole_file"]
+__all__ = ["Excerpt", "Opener", "SparseFile", "excerpt", "whole_file"]
 
 _BLOCK = 1 << 16
-_MISSING = "the excerpt does not hold this part"
 
 
-class Readable(Protocol):
-    """What PyAV takes for a file."""
-
-    name: str
-
-    def read(self, size: int) -> bytes: ...
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int: ...
-
-    def tell(self) -> int: ...
-
-
-type Opener = Callable[[], Readable]
+type Opener = Callable[[], SparseFile]
 
 
 @dataclass(frozen=True)
@@ -60,9 +47,9 @@ class Excerpt:
         """That are held."""
         return sum(map(len, self.blocks.values()))
 
-    def open(self) -> Readable:
-        """The file, as far as it is there: reading anything else raises OSError."""
-        return _Sparse(self.name, self.size, self.blocks.get)
+    def open(self) -> SparseFile:
+        """The file, as far as it is there."""
+        return SparseFile(self.name, self.size, self.blocks.get)
 
 
 def excerpt(path: Path, read: Callable[[Opener], None]) -> Excerpt:
@@ -84,7 +71,7 @@ def excerpt(path: Path, read: Callable[[Opener], None]) -> Excerpt:
                 blocks[number] = file.read(_BLOCK)
             return blocks[number]
 
-        read(lambda: _Sparse(path.name, size, block))
+        read(lambda: SparseFile(path.name, size, block))
     return Excerpt(path.name, size, blocks)
 
 
@@ -109,22 +96,33 @@ def _opened(path: Path) -> BinaryIO:
         ) from error
 
 
-class _Sparse:
-    """A file of blocks, as PyAV reads it."""
+class SparseFile:
+    """A file of blocks, as PyAV reads it.
+
+    Once a block was missed it ends there, and :attr:`missed` is set: demuxers go on behind
+    errors, and would make up a video of what is left.
+
+    Args:
+        name: by which demuxers are chosen, too.
+        size: of the whole file, in bytes.
+        block: gives one by its number, None where it is missing.
+    """
 
     def __init__(self, name: str, size: int, block: Callable[[int], bytes | None]) -> None:
         self.name = name
         self._size = size
         self._block = block
         self._at = 0
+        self.missed = False
 
     def read(self, size: int) -> bytes:
         number, start = divmod(self._at, _BLOCK)
         if self._at >= self._size or size <= 0:
             return b""
-        data = self._block(number)
+        data = None if self.missed else self._block(number)
         if data is None:
-            raise OSError(_MISSING)
+            self.missed = True
+            return b""
         part = data[start : start + size]
         self._at += len(part)
         return part

@@ -21,7 +21,7 @@ from hatvid.errors import InputError, OptionError
 from hatvid.options import InputOptions
 from hatvid.selectors import StreamSpecifier, is_script
 from hatvid.video.device_frames import hardware_decoder
-from hatvid.video.excerpt import Opener, Readable
+from hatvid.video.excerpt import Opener, SparseFile
 from hatvid.video.picture_names import is_pattern, missing_numbers, numbered_files
 
 __all__ = ["choose_video", "is_pipe", "matches", "open_input", "selected", "unseekable"]
@@ -89,7 +89,7 @@ def open_input(
             f"format {name!r} is not read by hatvid; name one of FFmpeg's demuxers of files"
         )
     if is_pipe(path):
-        source: str | Readable = _Pipe(path)
+        source: str | _Pipe | SparseFile = _Pipe(path)
     elif opener is not None:
         source = opener()
     else:
@@ -328,7 +328,7 @@ def _check_file(path: Path) -> None:
         raise InputError(f"{path} is empty; was it copied or downloaded completely?")
 
 
-def _refusal(path: Path, source: str | Readable, error: Exception) -> InputError:
+def _refusal(path: Path, source: str | _Pipe | SparseFile, error: Exception) -> InputError:
     """Why FFmpeg could not open an input, in the user's terms."""
     if isinstance(source, _Pipe):
         head = source.head

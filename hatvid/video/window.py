@@ -15,11 +15,11 @@ import av
 import torch
 from torch import Tensor
 
-from hatvid.errors import DecodeError
+from hatvid.errors import DecodeError, InputError
 from hatvid.options import InputOptions, StreamOptions
 from hatvid.video.batch import FrameBatch, batched
 from hatvid.video.device_frames import in_main_memory, read_frame
-from hatvid.video.excerpt import Opener
+from hatvid.video.excerpt import Opener, SparseFile
 from hatvid.video.fields import Deinterlacer
 from hatvid.video.kind import TAIL, Kind
 from hatvid.video.opening import choose_video, open_input
@@ -99,6 +99,7 @@ class WindowSource:
     ) -> None:
         self.info = info
         self._opener = opener
+        self._file: SparseFile | None = None
         self._path = path
         self._kind = kind
         self._window = window
@@ -154,6 +155,8 @@ class WindowSource:
                 if len(waiting) == batch:
                     yield batched(waiting)
                     waiting = []
+        if self._file is not None and self._file.missed:
+            raise InputError(f"{self._path}: the excerpt does not hold all that it takes")
         if waiting:
             yield batched(waiting)
 
@@ -171,9 +174,15 @@ class WindowSource:
                 return
 
     def _open(self) -> None:
-        self._container = open_input(self._path, self._reading, [], self._device, self._opener)
+        opener = None if self._opener is None else self._opened
+        self._container = open_input(self._path, self._reading, [], self._device, opener)
         self._stream = choose_video(self._container, self._path, self._streams.map)
         prepare_decoder(self._stream, self._reading.hwaccel, [])
+
+    def _opened(self) -> SparseFile:
+        assert self._opener is not None
+        self._file = self._opener()
+        return self._file
 
     def _inside(self) -> Generator[tuple[av.VideoFrame, FrameTime]]:
         """The frames of the window, checked against what was promised."""

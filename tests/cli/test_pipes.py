@@ -246,7 +246,11 @@ def test_a_reader_that_leaves_early(
     command = [sys.executable, "-m", "hatvid", "upscale", str(clip), "-o", "-"]
     command += ["--format", name, "--progress", "none", *cheap]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=program_environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=program_environment,
+        pipesize=4096,  # the video must not fit into what the system holds for a reader
     ) as program:
         assert program.stdout is not None
         if name == "y4m":  # as head -c 20

@@ -140,7 +140,7 @@ def test_everything_that_matters_is_in_the_key(
     assert is_new(spec=TileSpec(batch=2, height=32, width=16, scale=spec.scale))
     for name, value in (
         ("hatvid.engine.openvino.CACHE_FORMAT", 0),
-        ("hatvid.engine.openvino._cpu", lambda: ["another CPU"]),
+        ("hatvid.engine.openvino.cpu_facts", lambda: ["another CPU"]),
         ("hatvid.engine.openvino.hatvid_version", lambda: "another version"),
         ("torch.__version__", "0.0"),
         ("openvino.get_version", lambda: "0.0"),

@@ -170,13 +170,13 @@ def survives(jobs: Jobs, whole: list[Any], **order: Any) -> None:
             path.unlink()
 
 
-def test_killed_at_every_kind_of_step(jobs: Jobs) -> None:
+def test_killed_at_three_steps(jobs: Jobs) -> None:
     calls = jobs.run()["calls"]
     assert jobs.computed() == FRAMES
     whole = jobs.packets()
     jobs.output.unlink()
-    chosen = random.Random(8).sample(range(2, calls - 8), 5)
-    for call in (1, *chosen, *range(calls - 8, calls + 1, 2)):
+    # Before anything is stored, amid the segments, and when the output gets its name.
+    for call in (1, random.Random(8).randrange(2, calls - 8), calls - 3):
         survives(jobs, whole, call=call)
 
 

@@ -122,7 +122,11 @@ def upscale(
             size=SizeOptions(width=width, height=height),
             model=model,
             engine=EngineOptions(
-                engine=engine, precision=precision, device=device, threads=threads
+                engine=engine,
+                precision=precision,
+                device=device,
+                threads=threads,
+                streams="auto",
             ),
             tile=TileOptions(tile=tile, overlap=overlap, batch=batch),
             reuse=ReuseOptions(mode=reuse, memory=reuse_memory),
