@@ -26,7 +26,7 @@ print(json.dumps({
     "hatvid": hatvid.__file__,
     "hatvid.engine.base": hatvid.engine.base.__file__,
     "hatvid_vs": hatvid_vs.__file__,
-    "recipe": str(files("hatvid") / "pipelines" / "folder.sh"),
+    "recipe": str(files("hatvid") / "pipelines" / "batch_folder.toml"),
     "metadata": str(distribution("hatvid").locate_file("")),
 }))
 """
@@ -93,7 +93,7 @@ def test_it_holds_the_packages_and_the_recipes_and_nothing_else(wheel: Path) -> 
         "hatvid/model/weights/hat-nano-x4.safetensors",
         "hatvid/model/weights/hat-nano-x2.safetensors",
         "hatvid/model/weights/CARD.md",
-        "hatvid/pipelines/folder.sh",
+        "hatvid/pipelines/batch_folder.toml",
         "hatvid/py.typed",
         "hatvid_vs/__init__.py",
         "hatvid_vs/py.typed",

@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from hatvid import __version__
+from hatvid.cli.batch import batch
 from hatvid.cli.bench import bench
 from hatvid.cli.compare import compare
 from hatvid.cli.evaluate import evaluate
@@ -40,7 +41,7 @@ def cli() -> None:
 
 
 for _command in (
-    *(upscale, join, jobs, info, preview, verify, models, pipelines, export, bench),
+    *(upscale, batch, join, jobs, info, preview, verify, models, pipelines, export, bench),
     *(seams, evaluate, compare, lam, features, train, training_set),
 ):
     cli.add_command(_command)

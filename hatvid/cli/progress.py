@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
@@ -48,16 +49,19 @@ class Reporter(Progress, Protocol):
     ) -> None: ...
 
 
-def reporter(kind: str, *, to_stdout: bool = True) -> Reporter:
+def reporter(
+    kind: str, *, to_stdout: bool = True, publishing: Callable[[], None] = ignore_signals
+) -> Reporter:
     """The one for ``--progress`` bar, json or none.
 
     Args:
         kind: of the three.
         to_stdout: standard output is free for JSON lines; else they go to standard error.
+        publishing: called right before the output gets its name.
     """
     if kind == "json":
-        return _JsonLines(sys.stdout if to_stdout else sys.stderr)
-    return _People(bar=kind == "bar")
+        return _JsonLines(sys.stdout if to_stdout else sys.stderr, publishing)
+    return _People(publishing, bar=kind == "bar")
 
 
 class _Rate(ProgressColumn):
@@ -79,7 +83,8 @@ class _Share(ProgressColumn):
 class _People:
     """Notes and a summary on standard error; the bar only where that is a terminal."""
 
-    def __init__(self, *, bar: bool) -> None:
+    def __init__(self, publishing: Callable[[], None], *, bar: bool) -> None:
+        self.publishing = publishing
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._quiet = not bar
         self._early: list[str] | None = []
@@ -153,9 +158,6 @@ class _People:
             self._verifying = self._bars.add_task("verifying", total=done or None)
         self._bars.update(self._verifying, completed=frames)
 
-    def publishing(self) -> None:
-        ignore_signals()
-
     def finished(self, receipt: Receipt | PictureReceipt | ShardReceipt) -> None:
         if self._bars is not None:
             self._bars.stop()
@@ -169,8 +171,9 @@ class _People:
 class _JsonLines:
     """One JSON object a line, each with its ``event``."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, publishing: Callable[[], None]) -> None:
         self._stream = stream
+        self.publishing = publishing
         self._began = time.monotonic()
         self._total: int | None = None
         self._done = self._before = 0
@@ -217,9 +220,6 @@ class _JsonLines:
 
     def verifying(self, frames: int) -> None:
         self._print("verifying", frames=frames, of=self._done)
-
-    def publishing(self) -> None:
-        ignore_signals()
 
     def finished(self, receipt: Receipt | PictureReceipt | ShardReceipt) -> None:
         self._print("finished", **receipt.as_dict())

@@ -6,9 +6,10 @@ import signal
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["Interrupted", "catch_signals", "ignore_signals"]
+__all__ = ["Interrupted", "catch_signals", "hold_signals", "ignore_signals", "release_signals"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_held: list[int] = []
 
 
 class Interrupted(BaseException):
@@ -37,6 +38,26 @@ def ignore_signals() -> None:
     """Let nothing break off what follows: tidying up, or giving the output its name."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def hold_signals() -> None:
+    """Let nothing break off what follows, but note that it was to be."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: _held.append(number))
+
+
+def release_signals() -> None:
+    """Let signals break off again, and do so if one came meanwhile.
+
+    Raises:
+        Interrupted: one came.
+    """
+    catch_signals()
+    if _held:
+        number = _held[0]
+        _held.clear()
+        _interrupt(number, None)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -31,17 +31,28 @@ from hatvid.cli.segments import given_segments, segment_options, sharing_options
 from hatvid.options import JobOptions
 from hatvid.segment_options import SegmentOptions
 
-__all__ = ["job_options", "join", "output_options", "upscale"]
+__all__ = [
+    "asked_options",
+    "ending_options",
+    "job_options",
+    "join",
+    "output_options",
+    "settings_options",
+    "upscale",
+]
 
 
-output_options = together(
-    click.option(
-        "-o",
-        "--output",
-        type=click.Path(path_type=Path, allow_dash=True),
-        metavar="OUTPUT",
-        help="Default: NAME_xS.EXT beside the input; - is standard output.",
-    ),
+_output = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, allow_dash=True),
+    metavar="OUTPUT",
+    help="Default: NAME_xS.EXT beside the input; - is standard output.",
+)
+_format = click.option(
+    "--format", metavar="NAME", help="What standard output gets.  [default: y4m]"
+)
+_enlarging = together(
     click.option(
         "--scale",
         type=int,
@@ -53,7 +64,8 @@ output_options = together(
     engine_options,
     reuse_options,
     encode_options,
-    click.option("--format", metavar="NAME", help="What standard output gets.  [default: y4m]"),
+)
+_reading = together(
     stream_options,
     click.option("--start", type=Time(), help="First frame: 12.5, 00:00:12.5 or 300f."),
     click.option("--end", type=Time(), help="First frame left out, likewise."),
@@ -61,6 +73,10 @@ output_options = together(
     script_options,
 )
 
+output_options = together(_output, _enlarging, _format, _reading)
+
+settings_options = together(_enlarging, _reading)
+"""The same without what names one output."""
 
 ending_options = together(
     click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
@@ -114,12 +130,7 @@ def join(**given: Any) -> None:
 
 
 def _run(given: Mapping[str, Any], segments: SegmentOptions) -> None:
-    options = replace(
-        job_options(given),
-        overwrite=given["overwrite"],
-        verify=given["verify"],
-        segments=segments,
-    )
+    options = asked_options(given, segments)
     # Imported here and in this order: a wrong name is answered before torch is loaded.
     from hatvid.jobs.job import plan_job
 
@@ -129,6 +140,16 @@ def _run(given: Mapping[str, Any], segments: SegmentOptions) -> None:
 
     with reporter(given["progress"], to_stdout=not job.to_stdout) as report:
         report.finished(run_job(job, progress=report))
+
+
+def asked_options(given: Mapping[str, Any], segments: SegmentOptions) -> JobOptions:
+    """What :func:`job_options` and :data:`ending_options` collected."""
+    return replace(
+        job_options(given),
+        overwrite=given["overwrite"],
+        verify=given["verify"],
+        segments=segments,
+    )
 
 
 def job_options(given: Mapping[str, Any]) -> JobOptions:

@@ -21,7 +21,7 @@ from hatvid.jobs.journal import Journal
 from hatvid.jobs.receipt import Receipt, ShardReceipt
 from hatvid.jobs.records import Header, Record
 from hatvid.jobs.segment import Segment
-from hatvid.jobs.upscalers import own_upscaler, settled, with_fixed_reuse
+from hatvid.jobs.upscalers import Load, own_upscaler, settled, with_fixed_reuse
 from hatvid.jobs.whole import make_whole
 from hatvid.jobs.worker import Task
 from hatvid.jobs.workers import Processes, devices_for
@@ -101,12 +101,15 @@ class InSegments:
         self._wanted = account.job.options.segments
         self._threads = 1
 
-    def carry_out(self, upscaler: Upscaler | None, scale: int | None) -> Receipt | ShardReceipt:
+    def carry_out(
+        self, upscaler: Upscaler | None, scale: int | None, load: Load = own_upscaler
+    ) -> Receipt | ShardReceipt:
         """Do what is left of the job, and join it.
 
         Args:
             upscaler: that the caller brings; None takes the one that the job describes.
             scale: of the latter.
+            load: where that comes from, if it computes in this process.
 
         Raises:
             HatvidError: what is done is kept, and said in a note of the error.
@@ -123,7 +126,7 @@ class InSegments:
                     return self._joined_alone(journal)
                 first = journal.header is None
                 crews = stack.enter_context(ExitStack())
-                crew = self._crew(crews, journal, upscaler, scale)
+                crew = self._crew(crews, journal, upscaler, scale, load)
                 while True:
                     try:
                         return self._attempt(journal, crew)
@@ -141,7 +144,7 @@ class InSegments:
                         first = False
                         crews.close()
                         self._fix_threads(journal)
-                        crew = self._crew(crews, journal, upscaler, scale)
+                        crew = self._crew(crews, journal, upscaler, scale, load)
             except BaseException as error:
                 self._tell_what_is_kept(journal, error)
                 raise
@@ -206,7 +209,12 @@ class InSegments:
     # What is to be done, and by whom.
 
     def _crew(
-        self, stack: ExitStack, journal: Journal, upscaler: Upscaler | None, scale: int | None
+        self,
+        stack: ExitStack,
+        journal: Journal,
+        upscaler: Upscaler | None,
+        scale: int | None,
+        load: Load,
     ) -> Crew:
         account, wanted = self._account, self._wanted
         course = self._course
@@ -225,7 +233,7 @@ class InSegments:
             devices = devices_for(wanted.workers)
             return Processes(account, job, scale, devices, size=size, frames=frames)
         job = replace(job, options=with_fixed_reuse(job.options))
-        own = stack.enter_context(own_upscaler(job, scale))
+        own = stack.enter_context(load(job, scale))
         return Alone(account, own, size=size, frames=frames)
 
     def _on_cluster(

@@ -7,13 +7,17 @@ nothing else tells the scale.
 
 from __future__ import annotations
 
-import os
 import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hatvid.errors import InputError, OptionError, OutputError, OutputExistsError
-from hatvid.jobs.picture_plan import PicturePlan, check_pattern_output, plan_pictures
+from hatvid.jobs.picture_plan import (
+    PicturePlan,
+    check_folder,
+    check_pattern_output,
+    plan_pictures,
+)
 from hatvid.jobs.scales import own_scale
 from hatvid.model.zoo import ResolvedModel, resolve_model
 from hatvid.options import (
@@ -28,7 +32,7 @@ from hatvid.selectors import PIPE, is_script
 from hatvid.video.containers import CONTAINERS, Container, container_of, format_of
 from hatvid.video.picture_names import is_pattern, is_picture
 
-__all__ = ["Job", "plan_job", "said_of_scale"]
+__all__ = ["Job", "default_output", "plan_job", "said_of_scale"]
 
 _FALLBACK = ".mkv"
 _PIPED = "y4m"
@@ -71,12 +75,13 @@ class Job:
         return self.options.start is not None or self.options.end is not None
 
 
-def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
+def plan_job(options: JobOptions, *, own_upscaler: bool = False, makes_folder: bool = False) -> Job:
     """Check what can be checked without decoding, and settle the names.
 
     Args:
         options: as asked for.
         own_upscaler: the caller brings an upscaler; no checkpoint is looked for.
+        makes_folder: the caller makes the output's folder if it is missing.
 
     Raises:
         InputError: the input is missing or a folder.
@@ -100,7 +105,7 @@ def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
     notes: list[str] = []
     output = options.output
     if output is None:
-        output = _default_output(options, scale, notes)
+        output = default_output(options, scale, notes)
     container = pictures = None
     if output != PIPE and is_picture(output):
         if options.format is not None:
@@ -108,14 +113,18 @@ def plan_job(options: JobOptions, *, own_upscaler: bool = False) -> Job:
         if is_picture(options.input):
             scale = scale or 4
             pictures = plan_pictures(
-                options.input, output, scale=scale, overwrite=options.overwrite
+                options.input,
+                output,
+                scale=scale,
+                overwrite=options.overwrite,
+                makes_folder=makes_folder,
             )
         else:
-            notes += _check_frames(output, options.overwrite)
+            notes += _check_frames(output, options.overwrite, makes_folder)
     else:
         container = _container(options, output)
         if output != PIPE:
-            _check_output(options.input, output, options.overwrite)
+            _check_output(options.input, output, options.overwrite, makes_folder)
     waits = as_is or own_upscaler or (scale is None and options.model == DEFAULT_MODEL)
     model = None if waits else resolve_model(options.model, scale)
     if model is not None and not sized and model.scale is not None and scale is not None:
@@ -171,7 +180,16 @@ def _check_script(options: JobOptions) -> bool:
     return True
 
 
-def _default_output(options: JobOptions, scale: int | None, notes: list[str]) -> Path:
+def default_output(options: JobOptions, scale: int | None, notes: list[str]) -> Path:
+    """The output's name where none is given: beside the input.
+
+    Args:
+        scale: None where a size is asked for.
+        notes: what the user should know is added.
+
+    Raises:
+        OptionError: the input has no name.
+    """
     source, size = options.input, options.size
     if source == PIPE:
         raise OptionError("standard input has no name; name the output with -o, or -o - for a pipe")
@@ -201,11 +219,11 @@ def _container(options: JobOptions, output: Path) -> Container:
     return format_of(_PIPED) if output == PIPE else container_of(output)
 
 
-def _check_frames(output: Path, overwrite: bool) -> tuple[str, ...]:
+def _check_frames(output: Path, overwrite: bool, makes_folder: bool) -> tuple[str, ...]:
     if not is_pattern(output):
         number = f"{output.stem}_%05d{output.suffix}"
         raise OptionError(f"{output} is the name of one picture; number them: -o {number}")
-    return check_pattern_output(output, overwrite=overwrite)
+    return check_pattern_output(output, overwrite=overwrite, makes_folder=makes_folder)
 
 
 def _check_input(path: Path) -> None:
@@ -227,7 +245,7 @@ def _check_input(path: Path) -> None:
         )
 
 
-def _check_output(source: Path, output: Path, overwrite: bool) -> None:
+def _check_output(source: Path, output: Path, overwrite: bool, makes_folder: bool) -> None:
     try:
         there = output.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -246,8 +264,4 @@ def _check_output(source: Path, output: Path, overwrite: bool) -> None:
             raise OutputExistsError(
                 f"{output} exists; use --overwrite to replace it, or -o to rename"
             )
-    folder = output.parent
-    if not folder.is_dir():
-        raise OutputError(f"{folder}: no such folder; make it, or choose another with -o")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"{folder} is not writable; choose another place with -o")
+    check_folder(output.parent, makes=makes_folder)

@@ -19,7 +19,8 @@ class PartialFile:
     """Write beside ``path`` under a hidden name; :meth:`publish` gives it its name.
 
     Entering the ``with`` block makes the file; leaving it without having published
-    removes what was written, whatever happens and whenever.
+    removes what was written, whatever happens and whenever. Until it has its name, nobody
+    else can read it.
 
     Args:
         path: the final name.
@@ -42,7 +43,7 @@ class PartialFile:
             descriptor = os.open(
                 self._temporary,
                 os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0),
-                0o666,
+                0o600,
             )
             self.file: BinaryIO = os.fdopen(descriptor, "w+b", buffering=1 << 20)
         except OSError as error:
@@ -91,6 +92,7 @@ class PartialFile:
         """
         try:
             if self._overwrite:
+                self._open_to_others()
                 self._temporary.replace(self._path)
             else:
                 self._claim(self._path)
@@ -129,7 +131,15 @@ class PartialFile:
             "another place with -o"
         )
 
+    def _open_to_others(self) -> None:
+        """Give the file the rights that a new one has."""
+        mask = os.umask(0o077)  # it cannot be read without being set
+        os.umask(mask)
+        with contextlib.suppress(OSError):  # not every file system knows rights
+            self._temporary.chmod(0o666 & ~mask)
+
     def _claim(self, path: Path) -> None:
+        self._open_to_others()
         try:
             os.link(self._temporary, path)  # fails if the name is taken, unlike a rename
         except FileExistsError:

@@ -19,7 +19,7 @@ from hatvid.video.picture_names import (
     picture_format,
 )
 
-__all__ = ["PicturePlan", "check_pattern_output", "plan_pictures"]
+__all__ = ["PicturePlan", "check_folder", "check_pattern_output", "plan_pictures"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ def plan_pictures(
     *,
     scale: int,
     overwrite: bool = False,
+    makes_folder: bool = False,
 ) -> PicturePlan:
     """Settle the names of one picture or of a numbered sequence, and check them all.
 
@@ -57,6 +58,7 @@ def plan_pictures(
             input's name.
         scale: S, for that name.
         overwrite: outputs that exist may be replaced.
+        makes_folder: the caller makes the output's folder if it is missing.
 
     Raises:
         InputError: no such file, or none that fits the pattern.
@@ -86,12 +88,14 @@ def plan_pictures(
     else:
         _check_exists(input)
         files = ((input, output),)
-    _check_folder(output.parent)
+    check_folder(output.parent, makes=makes_folder)
     _check_outputs(files, overwrite)
     return PicturePlan(input=input, output=output, files=files, overwrite=overwrite, notes=notes)
 
 
-def check_pattern_output(pattern: Path, *, overwrite: bool) -> tuple[str, ...]:
+def check_pattern_output(
+    pattern: Path, *, overwrite: bool, makes_folder: bool = False
+) -> tuple[str, ...]:
     """Look for what is already named like the pictures that a video will become.
 
     How many there will be is not known yet, so any such file counts.
@@ -103,8 +107,8 @@ def check_pattern_output(pattern: Path, *, overwrite: bool) -> tuple[str, ...]:
         OutputExistsError: there are some, and they may not be overwritten.
         OutputError: the folder is missing or not writable.
     """
-    _check_folder(pattern.parent)
-    there = numbered_files(pattern)
+    check_folder(pattern.parent, makes=makes_folder)
+    there = numbered_files(pattern) if pattern.parent.is_dir() else {}
     if not there:
         return ()
     if not overwrite:
@@ -126,8 +130,20 @@ def _check_exists(path: Path) -> None:
         raise InputError(f"{path} cannot be opened ({reason}); check the name") from error
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path, *, makes: bool = False) -> None:
+    """See that files can be made in a folder.
+
+    Args:
+        makes: it will be made if it is missing.
+
+    Raises:
+        OutputError: it is missing or not writable, or cannot be made.
+    """
+    while makes and not os.path.lexists(folder) and folder != folder.parent:
+        folder = folder.parent
     if not folder.is_dir():
+        if makes:
+            raise OutputError(f"{folder} is not a folder; choose another place")
         raise OutputError(f"{folder}: no such folder; make it, or choose another with -o")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise OutputError(f"{folder} is not writable; choose another place with -o")

@@ -17,7 +17,7 @@ from hatvid.jobs.receipt import Receipt, ShardReceipt
 from hatvid.jobs.sources import open_source
 from hatvid.jobs.stills import PictureReceipt, run_pictures
 from hatvid.jobs.straight import Straight
-from hatvid.jobs.upscalers import own_upscaler
+from hatvid.jobs.upscalers import Load, own_upscaler
 from hatvid.options import JobOptions
 from hatvid.upscaler import Upscaler
 from hatvid.video.streams import plan_streams
@@ -26,7 +26,11 @@ __all__ = ["run_job"]
 
 
 def run_job(
-    job: Job, *, progress: Progress | None = None, upscaler: Upscaler | None = None
+    job: Job,
+    *,
+    progress: Progress | None = None,
+    upscaler: Upscaler | None = None,
+    load: Load = own_upscaler,
 ) -> Receipt | PictureReceipt | ShardReceipt:
     """Carry a job out.
 
@@ -34,6 +38,8 @@ def run_job(
         job: as planned.
         progress: told what happens.
         upscaler: used in place of the one that the job describes; it stays open.
+        load: where the one that the job describes comes from, once all that can be refused
+            without it has been.
 
     Raises:
         HatvidError: see :mod:`hatvid.errors`; nothing lies under the output's name then.
@@ -51,7 +57,7 @@ def run_job(
     if job.pictures is not None:
         if upscaler is not None:
             return run_pictures(job.pictures, upscaler, size=options.size, progress=progress)
-        with own_upscaler(job, job.scale) as own:
+        with load(job, job.scale) as own:
             return run_pictures(job.pictures, own, size=options.size, progress=progress)
     with ExitStack() as stack:
         while True:
@@ -78,10 +84,10 @@ def run_job(
                 course = course_for(account, source, plan, upscaler)
                 if course is not None and streams is not None:
                     return InSegments(account, source, plan, streams, course).carry_out(
-                        upscaler, scale
+                        upscaler, scale, load
                     )
                 if upscaler is None and not job.as_is:
-                    upscaler = stack.enter_context(own_upscaler(job, scale))
+                    upscaler = stack.enter_context(load(job, scale))
                 if upscaler is not None:
                     account.note_scale(upscaler.name, upscaler.network_scale, upscaler.scale)
                 try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from hatvid.engine import resolve_engine
@@ -14,7 +16,10 @@ from hatvid.options import JobOptions, SizeOptions
 from hatvid.reuse import default_budget
 from hatvid.upscaler import Upscaler
 
-__all__ = ["own_upscaler", "settled", "with_fixed_reuse"]
+__all__ = ["Load", "own_upscaler", "settled", "with_fixed_reuse"]
+
+Load = Callable[[Job, int | None], AbstractContextManager[Upscaler]]
+"""Like :func:`own_upscaler`."""
 
 
 def own_upscaler(job: Job, scale: int | None) -> Upscaler:

@@ -138,3 +138,22 @@ def test_one_task_of_an_array(run: Run, film: Path, network: Path, tmp_path: Pat
     assert beyond.returncode == 1
     assert b"--array=1-2" in beyond.stderr
     assert run(*command).returncode == 2
+
+
+# -- Job files. ---------------------------------------------------------------------------
+
+
+def test_a_folder_as_a_batch(run: Run, film: Path, network: Path, tmp_path: Path) -> None:
+    (recipe,) = [recipe for recipe in recipes() if recipe.name == "batch_folder.toml"]
+    shutil.copy(recipe.path, tmp_path)
+    (tmp_path / "videos" / "deep").mkdir(parents=True)
+    shutil.copy(film, tmp_path / "videos" / "a b.mkv")
+    shutil.copy(film, tmp_path / "videos" / "deep" / "c.mkv")
+    more = ("--model", network, "--height", "64", "--settle", "0")
+    done = run(*shlex.split(recipe.run), *more)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"2 done" in done.stderr
+    for name in ("a b_64p.mkv", "deep/c_64p.mkv"):
+        assert video_of(tmp_path / "larger" / name)[:3] == (96, 64, 5)
+        assert sound_of(tmp_path / "larger" / name) == sound_of(film)
+    assert len((tmp_path / "report.jsonl").read_text().splitlines()) == 2
