@@ -60,7 +60,7 @@ def features(**given: Any) -> None:
     resolve_model(given["model"])  # a wrong name is answered before torch is loaded
     from hatvid.engine import resolve_engine
     from hatvid.model.zoo import load_model
-    from hatvid.research.features import feature_maps, grid_step, window_of
+    from hatvid.research.features import feature_maps, window_of
     from hatvid.research.figures import feature_figure
     from hatvid.research.sheet import png_of
     from hatvid.video.stills import read_picture
@@ -77,5 +77,5 @@ def features(**given: Any) -> None:
     wide = max(len(one.layer) for one in maps)
     for one in maps:
         channels, height, width = one.values.shape
-        step = "" if window is None else f"  x{grid_step(one.values, window):.2f} at windows"
+        step = "" if window is None else f"  x{one.step(window):.2f} at windows"
         click.echo(one_line(f"{one.layer:{wide}}  {width}x{height}, {channels} channels{step}"))

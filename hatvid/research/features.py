@@ -32,10 +32,16 @@ class FeatureMap:
     Args:
         layer: its name in the network.
         values: (C, H, W), of the padded input where the network pads.
+        scale: of its values an input pixel, along each axis.
     """
 
     layer: str
     values: Tensor
+    scale: int = 1
+
+    def step(self, window: int) -> float:
+        """:func:`grid_step` for windows of so many input pixels a side."""
+        return grid_step(self.values, window * self.scale)
 
     def image(self) -> Image.Image:
         """The mean over the channels, dark to light, the farthest 1 % of values cut."""
@@ -107,7 +113,9 @@ def feature_maps(
             return
         if module in names:
             found[names[module]] = FeatureMap(
-                layer=names[module], values=values.float().cpu().clone()
+                layer=names[module],
+                values=values.float().cpu().clone(),
+                scale=max(1, values.shape[2] // picture.shape[3]),
             )
 
     with _watched(modules.values(), seen), torch.no_grad():

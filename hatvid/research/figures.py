@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from hatvid.research.features import FeatureMap, grid_step
+from hatvid.research.features import FeatureMap
 from hatvid.research.lam import Lam
 from hatvid.research.sheet import Panel, enlarged, marked, sheet
 
@@ -72,7 +72,7 @@ def feature_figure(
     for one in maps:
         image = one.image()
         times = max(1, _SIDE // max(image.size))
-        words = "" if window is None else f"step at windows x{grid_step(one.values, window):.2f}"
+        words = "" if window is None else f"step at windows x{one.step(window):.2f}"
         panels.append(Panel(image=enlarged(np.asarray(image), times), words=(one.layer, words)))
     return sheet([panels[at : at + columns] for at in range(0, len(panels), columns)])
 

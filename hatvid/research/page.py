@@ -160,8 +160,7 @@ def page(
         notes="".join(f"<p>{escape(note)}.</p>" for note in found.notes),
         plot=svg.decode()[svg.decode().index("<svg") :],
         chosen=escape(chosen),
-        # No text of a file can end the element.
-        data=json.dumps(data).replace("<", "\\u003c"),
+        data=json.dumps(data),  # numbers and pictures, no text of a file
     )
     return text.encode("utf-8", "replace")
 

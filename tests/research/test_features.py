@@ -102,6 +102,8 @@ def test_windows_are_told_from_pictures() -> None:
     blocks = blocks.repeat_interleave(16, 1).repeat_interleave(16, 2)
     assert grid_step(noise + 4 * blocks, 16) > 2.5
     assert grid_step(noise + 4 * blocks, 10) < 1.1, "windows of another size"
+    larger = (noise + 4 * blocks).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert FeatureMap(layer="larger", values=larger, scale=2).step(16) > 2.5
     assert grid_step(torch.zeros((1, 64, 64)), 16) == 1
     assert grid_step(noise[:, :8, :8], 16) == 1
 
