@@ -151,7 +151,7 @@ def test_names_are_made_of_what_is_known_of_an_output(
 def test_an_input_folder_in_the_output_folder(batch: Batch, folder: Path, tmp_path: Path) -> None:
     (folder / "b.mkv").unlink()
     assert batch(folder / "*.mp4", "-o", tmp_path, "--progress", "none").code == 0
-    assert [path.name for path in tmp_path.glob("*.mp4")] == ["a_x2.mp4", "c_x2.mp4"]
+    assert {path.name for path in tmp_path.glob("*.mp4")} == {"a_x2.mp4", "c_x2.mp4"}
 
 
 def test_a_job_file_gives_each_job_its_options(
@@ -177,9 +177,11 @@ def test_a_job_file_gives_each_job_its_options(
         """
     )
     report = tmp_path / "report.jsonl"
+    loaded = counting(monkeypatch)
     monkeypatch.chdir(folder)
     done = batch("../jobs.toml", "--report", report)
     assert done.code == 0, done.err
+    assert len(loaded) == 1, "nothing in which they differ has to do with the network"
     assert names(tmp_path / "out") == ["a_2.mp4", "c_2.mp4", "part.mkv"]
     assert size_of(tmp_path / "out" / "part.mkv") == (64, 48, 3)
     assert [record["where"] for record in lines(report)] == ["../jobs.toml:8"] * 2 + [
