@@ -88,7 +88,7 @@ class Shown:
 
 def counted(rows: Sequence[Row]) -> str:
     """How many came to what: ``3 done, 1 skipped``."""
-    counts = Counter(row.state for row in rows)
+    counts = Counter[str](row.state for row in rows)
     order = ("done", "skipped", "failed", "stopped", "not started")
     return ", ".join(f"{counts[state]} {state}" for state in order if counts[state])
 
