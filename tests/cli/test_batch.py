@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -430,3 +432,27 @@ def test_watching_takes_what_appears_once_it_is_at_rest(
     assert next(look for look, there in enumerate(seen) if "b_x2.mp4" in there) == 9
     assert names(place) == ["a.mp4", "a_x2.mp4", "b.mp4", "b_x2.mp4"]
     assert "stopped by SIGINT: 2 done" in done.err
+
+
+@pytest.mark.long
+def test_two_batches_at_the_same_time_share_a_folder(
+    program_environment: dict[str, str], cheap: list[str], clip: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "in"
+    place.mkdir()
+    for number in range(8):
+        (place / f"{number}.mp4").write_bytes(clip.read_bytes())
+    command = [sys.executable, "-m", "hatvid", "batch", *cheap, "--settle", "0", "--skip-existing"]
+    running = [
+        subprocess.Popen(
+            [*command, place, "-o", tmp_path / "out", "--report", tmp_path / f"{number}.jsonl"],
+            env=program_environment,
+            stderr=subprocess.DEVNULL,
+        )
+        for number in range(2)
+    ]
+    assert [process.wait(timeout=200) for process in running] == [0, 0]
+    both = [states(tmp_path / f"{number}.jsonl") for number in range(2)]
+    for name in both[0]:
+        assert sorted(one[name] for one in both) == ["done", "skipped"], name
+    assert names(tmp_path / "out") == [f"{number}_x2.mp4" for number in range(8)]

@@ -14,6 +14,7 @@ from hatvid.jobs.batch_lock import alone_at
 from hatvid.jobs.finding import Found, find, stamp_of
 from hatvid.jobs.journal import folder_for
 from hatvid.jobs.naming import Naming, folded, ignores_case, place_of
+from hatvid.jobs.partial import PartialFile
 from hatvid.jobs.settling import Settling, growing
 
 
@@ -158,3 +159,21 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be made"), alone_at(output):
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+# -- Outputs. ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nobody_else_reads_an_output_before_it_has_its_name(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    before = os.umask(0o022)
+    try:
+        with PartialFile(tmp_path / "a.mkv", overwrite=overwrite) as partial:
+            assert partial.written.stat().st_mode & 0o777 == 0o600
+            partial.seal()
+            partial.publish()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.mkv").stat().st_mode & 0o777 == 0o644
