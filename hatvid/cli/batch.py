@@ -14,7 +14,6 @@ import click
 from click.core import ParameterSource
 
 from hatvid.cli.batch_shown import Shown, counted, planned_line
-from hatvid.cli.job_file import Entry, read_job_file
 from hatvid.cli.segments import given_segments, segment_options, sharing_options
 from hatvid.cli.signals import Interrupted, hold_signals, release_signals
 from hatvid.cli.upscale import asked_options, ending_options, settings_options, upscale
@@ -26,6 +25,7 @@ from hatvid.jobs.naming import Naming
 from hatvid.jobs.settling import Settling, growing
 
 if TYPE_CHECKING:
+    from hatvid.cli.job_file import Entry
     from hatvid.jobs.batch import Told
     from hatvid.jobs.loaded import Loaded
 
@@ -79,7 +79,7 @@ _POLL = 2.0
 @sharing_options
 @ending_options
 @click.pass_context
-def batch(context: click.Context, **given: Any) -> int:
+def batch(context: click.Context, /, **given: Any) -> int:
     """Upscale the videos of a folder, those that fit a pattern, or what a job file says.
 
     Options are those of hatvid upscale and count for each job; given here, they overrule a
@@ -104,6 +104,8 @@ def batch(context: click.Context, **given: Any) -> int:
 def _requests(source: str, given: Mapping[str, Any], explicit: set[str]) -> Iterator[Request]:
     path = Path(source)
     if path.suffix.lower() == ".toml" and not path.is_dir():
+        from hatvid.cli.job_file import read_job_file  # pydantic
+
         for entry in read_job_file(path, upscale.params):
             try:
                 yield _of_entry(entry, path.parent, given, explicit)

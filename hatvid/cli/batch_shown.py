@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from textwrap import shorten
 
 import click
 from rich import box
@@ -77,7 +78,7 @@ class Shown:
                 Text(row.state, style=_COLORS.get(row.state, "")),
                 "" if frames is None else str(frames),
                 f"{row.seconds:.1f}" if row.seconds else "",
-                _cell(row.reason),
+                _cell(shorten(row.reason, 80)),  # the line before told all of it
             )
         console.print(table)
         self.line(counted(rows))
@@ -88,7 +89,7 @@ class Shown:
 
 def counted(rows: Sequence[Row]) -> str:
     """How many came to what: ``3 done, 1 skipped``."""
-    counts = Counter(row.state for row in rows)
+    counts = Counter[str](row.state for row in rows)
     order = ("done", "skipped", "failed", "stopped", "not started")
     return ", ".join(f"{counts[state]} {state}" for state in order if counts[state])
 

@@ -82,7 +82,7 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
 def _names(parsed: dict[str, object]) -> list[str]:
     """The dotted key of one statement; a value that is a table itself ends it too late, which
     only gives its first keys a line of their own."""
-    names = []
+    names: list[str] = []
     value: object = parsed
     while True:
         if isinstance(value, list) and len(value) == 1:

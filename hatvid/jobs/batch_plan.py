@@ -186,11 +186,10 @@ def plan_rows(
         except HatvidError as error:
             row.fail(str(error), error.exit_code)
     for row, reason in _clashes([*before, *rows]):
-        error = OptionError(reason)
         if not one_by_one:
-            raise error
+            raise OptionError(reason)
         if row.state == "not started":
-            row.fail(str(error), error.exit_code)
+            row.fail(reason, OptionError.exit_code)
     notes = []
     if own:
         notes.append(f"left alone, as outputs are named so: {few(own)}")

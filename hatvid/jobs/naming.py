@@ -47,7 +47,7 @@ class Naming:
             if field is not None and (field not in FIELDS or spec or conversion):
                 raise OptionError(f"naming {text!r} has an unknown field; there are {known}")
             parts.append((literal, field))
-        if not "".join(literal or (field or "") for literal, field in parts).strip("./"):
+        if not "".join(literal + (field or "") for literal, field in parts).strip("./"):
             raise OptionError(f"naming {text!r} names no file; write for example {{stem}}.{{ext}}")
         return cls(text, tuple(parts))
 

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,7 +153,7 @@ def test_names_are_made_of_what_is_known_of_an_output(
 def test_an_input_folder_in_the_output_folder(batch: Batch, folder: Path, tmp_path: Path) -> None:
     (folder / "b.mkv").unlink()
     assert batch(folder / "*.mp4", "-o", tmp_path, "--progress", "none").code == 0
-    assert [path.name for path in tmp_path.glob("*.mp4")] == ["a_x2.mp4", "c_x2.mp4"]
+    assert {path.name for path in tmp_path.glob("*.mp4")} == {"a_x2.mp4", "c_x2.mp4"}
 
 
 def test_a_job_file_gives_each_job_its_options(
@@ -177,9 +179,11 @@ def test_a_job_file_gives_each_job_its_options(
         """
     )
     report = tmp_path / "report.jsonl"
+    loaded = counting(monkeypatch)
     monkeypatch.chdir(folder)
     done = batch("../jobs.toml", "--report", report)
     assert done.code == 0, done.err
+    assert len(loaded) == 1, "nothing in which they differ has to do with the network"
     assert names(tmp_path / "out") == ["a_2.mp4", "c_2.mp4", "part.mkv"]
     assert size_of(tmp_path / "out" / "part.mkv") == (64, 48, 3)
     assert [record["where"] for record in lines(report)] == ["../jobs.toml:8"] * 2 + [
@@ -428,3 +432,27 @@ def test_watching_takes_what_appears_once_it_is_at_rest(
     assert next(look for look, there in enumerate(seen) if "b_x2.mp4" in there) == 9
     assert names(place) == ["a.mp4", "a_x2.mp4", "b.mp4", "b_x2.mp4"]
     assert "stopped by SIGINT: 2 done" in done.err
+
+
+@pytest.mark.long
+def test_two_batches_at_the_same_time_share_a_folder(
+    program_environment: dict[str, str], cheap: list[str], clip: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "in"
+    place.mkdir()
+    for number in range(8):
+        (place / f"{number}.mp4").write_bytes(clip.read_bytes())
+    command = [sys.executable, "-m", "hatvid", "batch", *cheap, "--settle", "0", "--skip-existing"]
+    running = [
+        subprocess.Popen(
+            [*command, place, "-o", tmp_path / "out", "--report", tmp_path / f"{number}.jsonl"],
+            env=program_environment,
+            stderr=subprocess.DEVNULL,
+        )
+        for number in range(2)
+    ]
+    assert [process.wait(timeout=200) for process in running] == [0, 0]
+    both = [states(tmp_path / f"{number}.jsonl") for number in range(2)]
+    for name in both[0]:
+        assert sorted(one[name] for one in both) == ["done", "skipped"], name
+    assert names(tmp_path / "out") == [f"{number}_x2.mp4" for number in range(8)]

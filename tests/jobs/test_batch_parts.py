@@ -12,7 +12,9 @@ import pytest
 from hatvid.errors import OptionError, OutputError
 from hatvid.jobs.batch_lock import alone_at
 from hatvid.jobs.finding import Found, find, stamp_of
+from hatvid.jobs.journal import folder_for
 from hatvid.jobs.naming import Naming, folded, ignores_case, place_of
+from hatvid.jobs.partial import PartialFile
 from hatvid.jobs.settling import Settling, growing
 
 
@@ -131,13 +133,13 @@ def test_a_file_has_to_keep_size_and_time(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_lock_dies_with_its_holder(tmp_path: Path) -> None:
     output = tmp_path / ("long" * 60 + ".mkv")
+    path = folder_for(output).with_name(folder_for(output).name + ".lock")
     code = (
-        "import sys, pathlib; from hatvid.jobs.batch_lock import alone_at\n"
-        "with alone_at(pathlib.Path(sys.argv[1])) as alone:\n"
-        "    print(alone, flush=True); sys.stdin.read()"
+        "import sys, filelock; lock = filelock.FileLock(sys.argv[1], mode=0o600); lock.acquire()\n"
+        "print(True, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, output], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"True\n"
@@ -157,3 +159,21 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be made"), alone_at(output):
         pass
     assert not (tmp_path / "elsewhere").exists()
+
+
+# -- Outputs. ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nobody_else_reads_an_output_before_it_has_its_name(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    before = os.umask(0o022)
+    try:
+        with PartialFile(tmp_path / "a.mkv", overwrite=overwrite) as partial:
+            assert partial.written.stat().st_mode & 0o777 == 0o600
+            partial.seal()
+            partial.publish()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.mkv").stat().st_mode & 0o777 == 0o644

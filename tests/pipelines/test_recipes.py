@@ -149,7 +149,8 @@ def test_a_folder_as_a_batch(run: Run, film: Path, network: Path, tmp_path: Path
     (tmp_path / "videos" / "deep").mkdir(parents=True)
     shutil.copy(film, tmp_path / "videos" / "a b.mkv")
     shutil.copy(film, tmp_path / "videos" / "deep" / "c.mkv")
-    more = ("--model", network, "--height", "64", "--settle", "0")
+    # Weights are random: what comes out is no picture of what goes in.
+    more = ("--model", network, "--height", "64", "--settle", "0", "--verify", "quick")
     done = run(*shlex.split(recipe.run), *more)
     assert done.returncode == 0, done.stderr.decode()
     assert b"2 done" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -20,7 +21,7 @@ def encode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., lis
         monkeypatch.chdir(tmp_path)
         context = av.CodecContext.create(codec, "w")
         context.width, context.height, context.pix_fmt = 64, 64, "yuv420p"
-        context.framerate, context.time_base = 25, 1 / context.framerate
+        context.framerate, context.time_base = Fraction(25), Fraction(1, 25)
         context.bit_rate = 100_000
         context.options = {"preset": "ultrafast", name: value}
         for number in range(3):
