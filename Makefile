@@ -9,7 +9,7 @@ PYTHON ?= python3.12 python3.13 python3.14 python3 python
 # A file's tests stay together, as they share fixtures. OpenMP's threads, as many in each
 # worker as there are cores, must not spin while they wait.
 ON_ALL_CORES ?= -n logical --maxprocesses 8 --dist loadfile
-test: export OMP_WAIT_POLICY ?= PASSIVE
+test test-long: export OMP_WAIT_POLICY ?= PASSIVE
 
 # An environment whose interpreter has gone (upgraded, moved) is made anew.
 ALIVE := $(shell $(BIN)/python -c 'print("yes")' 2>/dev/null)
@@ -55,7 +55,7 @@ test: $(STAMP)  ## the tests, some minutes
 	$(BIN)/python -m pytest $(ON_ALL_CORES)
 
 test-long: $(STAMP)  ## kills, fuzzing, long clips
-	$(BIN)/python -m pytest -m long
+	$(BIN)/python -m pytest -m long $(ON_ALL_CORES)
 
 test-gpu: $(STAMP)  ## the tests that need an NVIDIA GPU; a missing GPU is a failure
 	$(BIN)/python -m pytest -m needs_cuda --require-cuda

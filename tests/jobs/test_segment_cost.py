@@ -1,6 +1,6 @@
 """What keeping a job in segments costs beside one straight encode: time and bytes.
 
-Shows the figures with ``pytest -m long -s tests/jobs/test_segment_cost.py``.
+Shows the figures with ``pytest -m calm -s tests/jobs/test_segment_cost.py``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RepeatPixels(nn.Module):
         return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-@pytest.mark.long
+@pytest.mark.calm
 def test_segments_cost_next_to_nothing(ffmpeg: Callable[..., None], tmp_path: Path) -> None:
     source = tmp_path / "in.mp4"
     ffmpeg(
