@@ -358,7 +358,7 @@ def _connect(address: str) -> None:
             logging_level=logging.ERROR,
             **alone,
         )
-    except (RayError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises no more special one where its programs are late
         raise EngineError(
             f"there is no cluster at {address} ({_line(error)}); start one with ray start --head, "
             "or give its address"

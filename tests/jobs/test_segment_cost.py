@@ -35,9 +35,9 @@ class RepeatPixels(nn.Module):
 def test_segments_cost_next_to_nothing(ffmpeg: Callable[..., None], tmp_path: Path) -> None:
     source = tmp_path / "in.mp4"
     ffmpeg(
-        *("-stream_loop", "-1", "-i", SAMPLE),
+        *("-stream_loop", "99", "-t", str(SECONDS), "-i", SAMPLE),
         *("-f", "lavfi", "-i", f"sine=duration={SECONDS}", "-map", "0:v", "-map", "1:a"),
-        *("-t", str(SECONDS), "-vf", f"fps={RATE}", "-c:v", "libx264", "-crf", "20"),
+        *("-t", str(SECONDS), "-vf", f"fps={RATE}", "-c:v", "libx264", "-preset", "veryfast"),
         *("-c:a", "aac", source),
     )
     upscaler = Upscaler(
