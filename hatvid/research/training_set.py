@@ -28,9 +28,9 @@ from hatvid.research.training_pictures import gradient
 from hatvid.video.picture_names import is_picture
 from hatvid.video.png import encode_png
 
-__all__ = ["DEBIAN_PACKAGES", "CutPicture", "cut_patches", "fetch_debian", "make_set", "subjects"]
+__all__ = ["APT_PACKAGES", "CutPicture", "cut_patches", "fetch_debian", "make_set", "subjects"]
 
-DEBIAN_PACKAGES = (
+APT_PACKAGES = (
     "plasma-workspace-wallpapers",
     "mate-backgrounds",
     "ukui-wallpapers",
@@ -155,10 +155,10 @@ def fetch_debian(folder: Path, *, tell: Callable[[str], None] = lambda line: Non
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise OptionError(
             "there is no apt-get and dpkg-deb here; unpack the packages "
-            f"{', '.join(DEBIAN_PACKAGES)} elsewhere, and give their folder"
+            f"{', '.join(APT_PACKAGES)} elsewhere, and give their folder"
         )
     folder = folder.resolve()
-    for name in DEBIAN_PACKAGES:
+    for name in APT_PACKAGES:
         tell(f"fetches {name}")
         inside = folder / name
         inside.mkdir(parents=True)

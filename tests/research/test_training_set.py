@@ -97,7 +97,7 @@ def test_packages_are_fetched_and_unpacked(tmp_path: Path, monkeypatch: pytest.M
     found = fetch_debian(tmp_path)
     assert ran == [("apt-get", "download"), ("dpkg-deb", "-x")] * 6
     names = {path.relative_to(tmp_path).parts[0] for path in found if tmp_path in path.parents}
-    assert names == set(training_set.DEBIAN_PACKAGES)
+    assert names == set(training_set.APT_PACKAGES)
     assert {"astronaut", "rocket"} <= {path.stem for path in found}  # of scikit-image
     assert not list(tmp_path.glob("*.deb"))
     monkeypatch.setattr(
