@@ -8,10 +8,6 @@ from collections.abc import Sequence
 from textwrap import shorten
 
 import click
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from hatvid.cli.lines import one_line
 from hatvid.jobs.batch_plan import Row
@@ -63,6 +59,14 @@ class Shown:
         """The table on standard error; nothing for programs."""
         if self._kind != "bar":
             return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        def cell(value: object) -> Text:
+            return Text(one_line(str(value)))
+
         console = Console(stderr=True, highlight=False)
         table = Table(box=box.SIMPLE_HEAD)
         for name in ("input", "output", "state"):
@@ -73,12 +77,12 @@ class Shown:
         for row in rows:
             frames = row.receipt.get("frames")
             table.add_row(
-                _cell(row.input),
-                _cell(row.output or "-"),
+                cell(row.input),
+                cell(row.output or "-"),
                 Text(row.state, style=_COLORS.get(row.state, "")),
                 "" if frames is None else str(frames),
                 f"{row.seconds:.1f}" if row.seconds else "",
-                _cell(shorten(row.reason, 80)),  # the line before told all of it
+                cell(shorten(row.reason, 80)),  # the line before told all of it
             )
         console.print(table)
         self.line(counted(rows))
@@ -99,7 +103,3 @@ def planned_line(row: Row) -> str:
     if row.state == "not started":
         return one_line(f"{row.input} -> {row.output}")
     return one_line(f"{row.input}: {row.state}: {row.reason}")
-
-
-def _cell(value: object) -> Text:
-    return Text(one_line(str(value)))

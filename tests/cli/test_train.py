@@ -191,7 +191,7 @@ def test_the_trial_gains_what_it_promises(
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr
     assert "gained" in done.stdout
