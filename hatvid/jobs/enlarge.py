@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Protocol
 
 import torch
@@ -50,10 +49,6 @@ class Source(Protocol):
     """What has to be known of where frames come from."""
 
     info: SourceInfo
-
-    def seconds(self, pts: int) -> Fraction:
-        """A pts as seconds after the first frame of the file."""
-        ...
 
 
 def way_for(
@@ -141,7 +136,7 @@ class Straight:
         rgb = upscaled(planes_to_rgb(planes, self.layout, self.plan.tags_in), step)
         # One pass, which isfinite() is not; what is no number is the least and the most.
         if not torch.stack(rgb.aminmax()).isfinite().all():
-            at = float(self.source.seconds(batch.times[0].pts))
+            at = float(self.source.info.seconds(batch.times[0].pts))
             raise EngineError(
                 f"the network gave values that are no numbers for the frame at {at:.3f} s "
                 "even in fp32; look at the checkpoint with hatvid models check"

@@ -150,7 +150,7 @@ def remarks(source: Told, sink: Sink, met: Met, *, cut: bool) -> list[str]:
 
 
 def _seconds(info: SourceInfo, pts: int) -> float:
-    return round(float((pts - info.start) * info.time_base), 6)
+    return round(float(info.seconds(pts)), 6)
 
 
 def _counted(seconds: list[float]) -> str:

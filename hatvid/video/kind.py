@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
 import av
 
+from hatvid.errors import DecodeError
 from hatvid.video.device_frames import software_format
 
 __all__ = ["Kind", "TAIL"]
@@ -50,3 +52,17 @@ class Kind:
         if (other.aspect or 1) != (self.aspect or 1):
             return f"sample aspect ratio changes from {self.aspect} to {other.aspect}"
         return None
+
+    def check(self, other: Kind, path: Path, seconds: Fraction) -> None:
+        """Refuse a frame of another kind.
+
+        Args:
+            other: the frame's.
+            path: of the video.
+            seconds: when the frame is shown.
+
+        Raises:
+            DecodeError: it is another.
+        """
+        if what := self.change(other):
+            raise DecodeError(f"{path}: the {what} at {float(seconds):.3f} s; {TAIL}")

@@ -13,9 +13,8 @@ from typing import Self
 
 import av
 import torch
-from torch import Tensor
 
-from hatvid.errors import DecodeError, InputError
+from hatvid.errors import InputError
 from hatvid.options import InputOptions, StreamOptions
 from hatvid.selectors import TimePoint
 from hatvid.video.batch import FrameBatch, batched
@@ -24,11 +23,11 @@ from hatvid.video.cut import Cut
 from hatvid.video.device_frames import (
     in_main_memory,
     is_on_device,
-    read_frame,
     software_format,
 )
 from hatvid.video.fields import Deinterlacer, judge
-from hatvid.video.kind import TAIL, Kind
+from hatvid.video.frame_reader import FrameReader, Planes
+from hatvid.video.kind import Kind
 from hatvid.video.opening import choose_video, is_pipe, open_input, unseekable
 from hatvid.video.pictures import (
     AnyPacket,
@@ -39,7 +38,6 @@ from hatvid.video.pictures import (
     time_base_of,
 )
 from hatvid.video.scan import Packets, scan_for
-from hatvid.video.sidedata import KINDS
 from hatvid.video.source_info import SourceInfo, gather, samples
 
 __all__ = ["FrameBatch", "SourceInfo", "VideoSource"]
@@ -59,9 +57,6 @@ class _Shown:
     frame: av.VideoFrame
     time: FrameTime
     aspect: Fraction | None
-
-
-type _Planes = tuple[tuple[Tensor, ...], FrameTime, av.VideoFrame | None]
 
 
 class VideoSource:
@@ -107,7 +102,6 @@ class VideoSource:
         self._aspect: Fraction | None = None
         self._opening_aspect: Fraction | None = None
         self._copied: frozenset[int] | None = None
-        self._sample: tuple[Tensor, ...] | None = None
         self._deinterlacer: Deinterlacer | None = None
         self.notes: list[str] = []
         """What was assumed or found out, one line each; more may come while frames do."""
@@ -162,10 +156,6 @@ class VideoSource:
         """pts of the first frame given, in the stream's own time base."""
         return self._first.time.pts
 
-    def seconds(self, pts: int) -> Fraction:
-        """A pts of a frame given as seconds after the first frame of the file."""
-        return (pts - self.info.start) * self.info.time_base
-
     def limits(self) -> tuple[Fraction | None, Fraction | None]:
         """Start and end in seconds after the first frame; in a pipe, a frame's number by the
         average rate."""
@@ -181,14 +171,15 @@ class VideoSource:
             InputError: the file can no longer be read.
         """
         self._copied = copied
-        waiting: list[_Planes] = []
+        waiting: list[Planes] = []
+        reader = FrameReader(self.info, repeats=self._deinterlacer is None)
         with closing(self._flow):
             for item in self._pictures():
                 if isinstance(item, av.Packet):
                     if item.stream_index in copied:
                         yield item
                     continue
-                waiting.append(self._planes(*item))
+                waiting.append(reader.read(*item))
                 if len(waiting) == batch:
                     yield batched(waiting)
                     waiting = []
@@ -355,20 +346,6 @@ class VideoSource:
 
     def _check(self, item: _Shown) -> None:
         """Refuse a frame that is of another kind than the first."""
-        what = self.kind.change(Kind.of(item.frame, item.aspect))
-        if what:
-            assert self._origin is not None
-            at = (item.time.pts - self._origin) * time_base_of(self.stream)
-            raise DecodeError(f"{self._path}: the {what} at {float(at):.3f} s; {TAIL}")
-
-    def _planes(self, frame: av.VideoFrame, time: FrameTime) -> _Planes:
-        if time.repeated and self._sample is not None and self._deinterlacer is None:
-            return self._sample, time, None
-        layout, self._sample = read_frame(frame)
-        if layout != self.info.layout:
-            raise DecodeError(
-                f"{self._path}: the pixel format changes from {self.info.layout.pix_fmt} to "
-                f"{layout.pix_fmt} at {float(self.seconds(time.pts)):.3f} s; {TAIL}"
-            )
-        bears = any(data.type.name in KINDS for data in frame.side_data[:])
-        return self._sample, time, in_main_memory(frame) if bears and not time.repeated else None
+        assert self._origin is not None
+        at = (item.time.pts - self._origin) * time_base_of(self.stream)
+        self.kind.check(Kind.of(item.frame, item.aspect), self._path, at)

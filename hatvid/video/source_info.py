@@ -65,6 +65,10 @@ class SourceInfo:
     fields: Fields | None = None
     hdr: Hdr | None = None
 
+    def seconds(self, pts: int) -> Fraction:
+        """A pts of a frame given as seconds after the first frame of the file."""
+        return (pts - self.start) * self.time_base
+
 
 def gather(
     path: Path,

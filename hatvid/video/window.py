@@ -6,22 +6,20 @@ from bisect import bisect_right
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import av
 import torch
-from torch import Tensor
 
 from hatvid.errors import DecodeError, InputError
 from hatvid.options import InputOptions, StreamOptions
 from hatvid.video.batch import FrameBatch, batched
-from hatvid.video.device_frames import in_main_memory, read_frame
 from hatvid.video.excerpt import Opener, SparseFile
 from hatvid.video.fields import Deinterlacer
-from hatvid.video.kind import TAIL, Kind
+from hatvid.video.frame_reader import FrameReader, Planes
+from hatvid.video.kind import Kind
 from hatvid.video.opening import choose_video, open_input
 from hatvid.video.pictures import (
     AnyPacket,
@@ -32,7 +30,6 @@ from hatvid.video.pictures import (
     time_base_of,
 )
 from hatvid.video.scan import Packets
-from hatvid.video.sidedata import KINDS
 from hatvid.video.source_info import SourceInfo
 
 __all__ = ["AstrayError", "Window", "WindowSource"]
@@ -106,7 +103,6 @@ class WindowSource:
         self._reading = reading
         self._streams = streams
         self._device = device if reading.deinterlace is None else None
-        self._sample: tuple[Tensor, ...] | None = None
         # A frame of the file, or two fields of it.
         self._fields = 2 if reading.deinterlace == "field" else 1
         self._deinterlacer: Deinterlacer | None = None
@@ -126,10 +122,6 @@ class WindowSource:
     ) -> None:
         self._container.close()
 
-    def seconds(self, pts: int) -> Fraction:
-        """A pts of a frame given as seconds after the first frame of the file."""
-        return (pts - self.info.start) * self.info.time_base
-
     def items(
         self, batch: int, copied: frozenset[int] = frozenset()
     ) -> Generator[FrameBatch | AnyPacket]:
@@ -142,7 +134,8 @@ class WindowSource:
             InputError: the file can no longer be read.
         """
         assert not copied, "packets of other streams are read elsewhere"
-        waiting: list[tuple[tuple[Tensor, ...], FrameTime, av.VideoFrame | None]] = []
+        waiting: list[Planes] = []
+        reader = FrameReader(self.info, repeats=self._deinterlacer is None)
         part = 0
         with closing(self._inside()) as frames:
             for frame, time in frames:
@@ -151,7 +144,7 @@ class WindowSource:
                     if waiting:
                         yield batched(waiting)
                         waiting = []
-                waiting.append(self._planes(frame, time))
+                waiting.append(reader.read(frame, time))
                 if len(waiting) == batch:
                     yield batched(waiting)
                     waiting = []
@@ -203,7 +196,7 @@ class WindowSource:
             raise self._astray(window.end)
 
     def _astray(self, pts: int | None) -> AstrayError:
-        at = "the end" if pts is None else f"{float(self.seconds(pts)):.3f} s"
+        at = "the end" if pts is None else f"{float(self.info.seconds(pts)):.3f} s"
         return AstrayError(
             f"{self._path}: from a key frame on it decodes otherwise than from its beginning, at "
             f"{at}"
@@ -231,13 +224,9 @@ class WindowSource:
             if frame.key_frame or not begun:
                 aspect, begun = positive(self._stream.codec_context.sample_aspect_ratio), True
             if time.pts * self._fields >= self._window.first:
-                self._check(Kind.of(frame, aspect), time)
+                at = self.info.seconds(time.pts * self._fields)
+                self._kind.check(Kind.of(frame, aspect), self._path, at)
             yield frame, time
-
-    def _check(self, kind: Kind, time: FrameTime) -> None:
-        if what := self._kind.change(kind):
-            at = float(self.seconds(time.pts * self._fields))
-            raise DecodeError(f"{self._path}: the {what} at {at:.3f} s; {TAIL}")
 
     def _fed(
         self, packets: Iterator[AnyPacket], pictures: Pictures
@@ -271,20 +260,6 @@ class WindowSource:
     def _video(self) -> Iterator[AnyPacket]:
         packets = Packets(self._path, self._container, self._stream, strict=False, notes=[])
         return (packet for packet in packets if packet.stream is self._stream)
-
-    def _planes(
-        self, frame: av.VideoFrame, time: FrameTime
-    ) -> tuple[tuple[Tensor, ...], FrameTime, av.VideoFrame | None]:
-        if time.repeated and self._sample is not None and self._deinterlacer is None:
-            return self._sample, time, None
-        layout, self._sample = read_frame(frame)
-        if layout != self.info.layout:
-            raise DecodeError(
-                f"{self._path}: the pixel format changes from {self.info.layout.pix_fmt} to "
-                f"{layout.pix_fmt} at {float(self.seconds(time.pts)):.3f} s; {TAIL}"
-            )
-        bears = any(data.type.name in KINDS for data in frame.side_data[:])
-        return self._sample, time, in_main_memory(frame) if bears and not time.repeated else None
 
 
 def _chained(first: AnyPacket, rest: Iterator[AnyPacket]) -> Iterator[AnyPacket]:

@@ -136,7 +136,7 @@ def test_one_picture_of_each_field(interlaced: Path) -> None:
             if isinstance(item, FrameBatch)
             for t in item.times
         ]
-        assert source.seconds(times[2].pts) == Fraction(1, 25)
+        assert source.info.seconds(times[2].pts) == Fraction(1, 25)
     assert info.time_base == frames.time_base / 2
     assert info.start == 2 * frames.start
     assert info.average_rate == 50
