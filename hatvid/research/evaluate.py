@@ -6,49 +6,26 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any, get_args
 
 import numpy as np
-import torch
 from PIL import Image
 
-from hatvid.errors import InputError, OptionError
-from hatvid.research.matlab_resize import Kernel, Pixels, imresize
-from hatvid.research.metrics import SSIM_WINDOW, Quality, quality
+from hatvid.errors import OptionError
+from hatvid.research.matlab_resize import Kernel, Pixels
+from hatvid.research.measure import Row, measure, resized, upscaled
+from hatvid.research.metrics import Quality
 from hatvid.research.pairs import Pair
 from hatvid.research.sheet import Panel, enlarged, marked, sheet
 from hatvid.upscaler import Upscaler
 
-__all__ = ["Evaluation", "Row", "csv_lines", "evaluate", "upscaled"]
+__all__ = ["Evaluation", "csv_lines", "evaluate"]
 
 _CROP = 64
 _CROP_TIMES = 3
 _WHOLE = _CROP * _CROP_TIMES
 MOST_CROPS = 8
 """Pictures on a sheet of crops: the first ones."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One way of enlarging."""
-
-    name: str
-    model: str | None
-    """As it was asked for; None for what needs no network."""
-
-    pictures: tuple[Quality, ...]
-    """In the order of the set."""
-
-    @property
-    def psnr(self) -> float:
-        """Mean over the pictures, in dB."""
-        return fmean(picture.psnr for picture in self.pictures)
-
-    @property
-    def ssim(self) -> float:
-        """Mean over the pictures."""
-        return fmean(picture.ssim for picture in self.pictures)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +92,17 @@ def evaluate(
         HatvidError: a model cannot be loaded, or run.
     """
     rows, details = [], _Details(pairs, scale) if crops else None
+
+    def add(name: str, enlarge: Callable[[Pixels], Pixels], model: str | None = None) -> None:
+        def seen(pair: Pair, pixels: Pixels, large: Pixels, measured: Quality) -> None:
+            if details is not None:
+                details.add(pair, name, pixels, large, measured)
+            advanced(1)
+
+        rows.append(measure(name, enlarge, pairs, scale, model=model, seen=seen))
+
     for kernel in get_args(Kernel):
-        rows.append(_row(kernel, None, pairs, scale, _resized(kernel, scale), details, advanced))
+        add(kernel, resized(kernel, scale))
     for model in models:
         with closing(make(model)) as upscaler:
             if upscaler.network_scale != scale:
@@ -124,9 +110,7 @@ def evaluate(
                     f"model {upscaler.name} upscales by {upscaler.network_scale}, not by {scale}; "
                     "choose its scale or another model"
                 )
-            rows.append(
-                _row(upscaler.name, model, pairs, scale, upscaled(upscaler), details, advanced)
-            )
+            add(upscaler.name, upscaled(upscaler), model)
     return Evaluation(
         scale=scale,
         names=tuple(pair.name for pair in pairs),
@@ -134,48 +118,6 @@ def evaluate(
         rows=tuple(rows),
         crops=None if details is None else details.sheet(),
     )
-
-
-def upscaled(upscaler: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Pixels], Pixels]:
-    """What enlarges RGB in [0, 1], for pictures of 8 bits: (H, W, 3) -> (sH, sW, 3)."""
-
-    def enlarge(small: Pixels) -> Pixels:
-        rgb = torch.from_numpy(small.transpose(2, 0, 1)[None] / np.float32(255))
-        codes = (upscaler(rgb)[0].cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-        return codes.permute(1, 2, 0).contiguous().numpy()
-
-    return enlarge
-
-
-def _resized(kernel: Kernel, scale: int) -> Callable[[Pixels], Pixels]:
-    return lambda small: imresize(
-        small, small.shape[0] * scale, small.shape[1] * scale, kernel=kernel
-    )
-
-
-def _row(
-    name: str,
-    model: str | None,
-    pairs: Sequence[Pair],
-    scale: int,
-    enlarge: Callable[[Pixels], Pixels],
-    details: _Details | None,
-    advanced: Callable[[int], None],
-) -> Row:
-    found = []
-    for pair in pairs:
-        small, large = pair.read(scale)
-        if min(large.shape[:2]) < SSIM_WINDOW + 2 * scale:
-            raise InputError(
-                f"{pair.large} has {large.shape[1]}x{large.shape[0]} pixels, too few for SSIM at "
-                f"x{scale}; leave it out"
-            )
-        pixels = enlarge(small)
-        found.append(quality(pixels, large, border=scale))
-        if details is not None:
-            details.add(pair, name, pixels, large, found[-1])
-        advanced(1)
-    return Row(name=name, model=model, pictures=tuple(found))
 
 
 class _Details:

@@ -17,6 +17,7 @@ from hatvid.errors import InputError, OptionError, OutputError, TrainingError
 from hatvid.model.catalog import KNOWN
 from hatvid.model.hat import HAT
 from hatvid.research.atomic import write_whole
+from hatvid.research.measure import measure, resized, upscaled
 from hatvid.research.pairs import Pair, find_pairs
 from hatvid.research.patches import Patches, batches
 from hatvid.research.recipe import Recipe
@@ -30,7 +31,6 @@ from hatvid.research.train_state import (
     save_published,
     save_state,
 )
-from hatvid.research.validation import score, score_of_kernel
 from hatvid.research.world import World
 
 __all__ = ["BEST", "LATEST", "Outcome", "STATE", "Trainer"]
@@ -95,7 +95,8 @@ class Trainer:
         if recipe.validation is not None and world.leads:
             folder = recipe.path(recipe.validation.pictures)
             self._pairs = find_pairs(folder, recipe.network.scale)
-            self._bicubic = score_of_kernel(self._pairs, recipe.network.scale, "bicubic").psnr
+            scale = recipe.network.scale
+            self._bicubic = measure("bicubic", resized("bicubic", scale), self._pairs, scale).psnr
 
     # -- Where the run stands. ------------------------------------------------------------
 
@@ -331,7 +332,9 @@ class Trainer:
             return
         name = self._own_task()
         net = self.average.net(name).eval()
-        found = score(net, self._pairs)
+        with torch.inference_mode():
+            enlarge = upscaled(lambda rgb: net(rgb.to(net.mean.device)))
+            found = measure(name, enlarge, self._pairs, net.scale)
         net.train()
         self._measured.add(
             Measured(
