@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from hatvid.cli.lines import one_line
-from hatvid.cli.writing import check_target, write_file
+from hatvid.cli.writing import check_target
 from hatvid.errors import OptionError
+from hatvid.jobs.partial import store
 
 if TYPE_CHECKING:
     from hatvid.research.compare import Comparison, Measure
@@ -102,7 +103,7 @@ def compare(**given: Any) -> None:
     worst = worst_frames(bad, by, given["worst"])
     if given["plot"] is not None:
         kind: Literal["svg", "png"] = "svg" if given["plot"].suffix.lower() == ".svg" else "png"
-        write_file(given["plot"], plot(found, kind=kind, marked=worst), overwrite=overwrite)
+        store(given["plot"], plot(found, kind=kind, marked=worst), overwrite=overwrite)
     if given["output"] is not None:
         from hatvid.research.page import page
         from hatvid.research.videos import Video
@@ -115,7 +116,7 @@ def compare(**given: Any) -> None:
             svg=plot(found, kind="svg", marked=worst),
             chosen=f"Those of B with the worst {by}, not all out of one place.",
         )
-        write_file(given["output"], made, overwrite=overwrite)
+        store(given["output"], made, overwrite=overwrite)
     if given["as_json"]:
         click.echo(json.dumps(found.as_dict() | {"worst": worst}))
     elif given["as_csv"]:

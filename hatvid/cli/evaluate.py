@@ -12,8 +12,9 @@ import click
 
 from hatvid.cli.lines import one_line
 from hatvid.cli.options import NumberOrAuto
-from hatvid.cli.writing import check_target, write_file
+from hatvid.cli.writing import check_target
 from hatvid.errors import OptionError
+from hatvid.jobs.partial import store
 from hatvid.options import EngineName, EngineOptions, Precision, TileOptions
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def evaluate(**given: Any) -> None:
         from hatvid.research.sheet import png_of
 
         assert found.crops is not None
-        write_file(given["crops"], png_of(found.crops), overwrite=given["overwrite"])
+        store(given["crops"], png_of(found.crops), overwrite=given["overwrite"])
     if given["as_json"]:
         click.echo(json.dumps(found.as_dict()))
     elif given["as_csv"]:

@@ -9,8 +9,9 @@ import click
 
 from hatvid.cli.lines import one_line
 from hatvid.cli.options import model_options
-from hatvid.cli.writing import check_target, write_file
+from hatvid.cli.writing import check_target
 from hatvid.errors import OptionError
+from hatvid.jobs.partial import store
 from hatvid.options import EngineOptions
 
 __all__ = ["features"]
@@ -72,7 +73,7 @@ def features(**given: Any) -> None:
     if not maps:
         raise OptionError("no layer of this network gives a map; name one with --layer")
     window = given["window"] or window_of(network)
-    write_file(target, png_of(feature_figure(maps, window)), overwrite=given["overwrite"])
+    store(target, png_of(feature_figure(maps, window)), overwrite=given["overwrite"])
     click.echo(one_line(f"{target}: {len(maps)} map{'s' * (len(maps) != 1)}"))
     wide = max(len(one.layer) for one in maps)
     for one in maps:

@@ -10,8 +10,9 @@ from typing import Any
 import click
 
 from hatvid.cli.lines import one_line
-from hatvid.cli.writing import check_target, write_file
+from hatvid.cli.writing import check_target
 from hatvid.errors import OptionError
+from hatvid.jobs.partial import store
 from hatvid.options import DEFAULT_MODEL, EngineOptions
 
 __all__ = ["lam"]
@@ -108,9 +109,7 @@ def lam(**given: Any) -> None:
                 raise OptionError(f"{image}: {error}; choose another --at or --window") from error
             lam = attribute(network, picture, window, steps=steps, advanced=bar.update)
             found.append((name, network.scale, lam))
-    write_file(
-        target, png_of(lam_figure(picture, found, steps=steps)), overwrite=given["overwrite"]
-    )
+    store(target, png_of(lam_figure(picture, found, steps=steps)), overwrite=given["overwrite"])
     if given["as_json"]:
         click.echo(
             json.dumps(

@@ -1,4 +1,4 @@
-"""Files that a command writes beside what it prints: whole, or not at all."""
+"""Names of files that a command writes beside what it prints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hatvid.errors import OptionError, OutputExistsError
 
-__all__ = ["check_target", "write_file"]
+__all__ = ["check_target"]
 
 
 def check_target(
@@ -36,18 +36,3 @@ def check_target(
         raise OptionError(f"{target} is an input itself; give the output another name")
     if not overwrite:
         raise OutputExistsError(f"{target} exists; use --overwrite to replace it, or rename")
-
-
-def write_file(target: Path, data: bytes, *, overwrite: bool) -> None:
-    """Write a file that appears under its name when it is whole.
-
-    Raises:
-        OutputError: it cannot be written.
-        OutputExistsError: meanwhile a file of that name has appeared.
-    """
-    from hatvid.jobs.partial import PartialFile
-
-    with PartialFile(target, overwrite=overwrite) as partial:
-        partial.file.write(data)
-        partial.seal()
-        partial.publish()

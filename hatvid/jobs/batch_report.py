@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hatvid.errors import OptionError, OutputError, OutputExistsError
 from hatvid.jobs.batch_plan import Row
+from hatvid.jobs.partial import store
 
 __all__ = ["check_report", "report_lines", "write_report"]
 
@@ -58,6 +59,4 @@ def write_report(path: Path, rows: Iterable[Row]) -> None:
     Raises:
         OutputError: the disk refuses.
     """
-    from hatvid.jobs.journal import store  # torch, which a name that is wrong does not wait for
-
     store(path, report_lines(rows).encode(), overwrite=True)

@@ -28,7 +28,7 @@ from hatvid.jobs.actor import Actor
 from hatvid.jobs.crew import Advanced, Finished
 from hatvid.jobs.fingerprint import Described, versions_of
 from hatvid.jobs.job import Job
-from hatvid.jobs.journal import store
+from hatvid.jobs.partial import store
 from hatvid.jobs.reach import Mark, with_input
 from hatvid.jobs.records import Header, Record
 from hatvid.jobs.segment import Segment

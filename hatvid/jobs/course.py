@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,6 +11,7 @@ from hatvid.errors import DecodeError, InputError, OptionError
 from hatvid.jobs.format import OutputPlan
 from hatvid.jobs.job import Job
 from hatvid.jobs.segment import Segment, plan_segments, start_key
+from hatvid.model.catalog import file_sha256
 from hatvid.options import InputOptions, SegmentOptions, StreamOptions
 from hatvid.selectors import is_script
 from hatvid.video.encoder_segments import rate_over_all
@@ -191,8 +191,7 @@ def digest_of(path: Path) -> str:
         InputError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise InputError(
             f"{path}: reading failed ({error.strerror}); is the disk or the network still there?"

@@ -14,6 +14,7 @@ from hatvid.errors import OutputError
 from hatvid.jobs.course import Course
 from hatvid.jobs.journal import Journal
 from hatvid.jobs.records import Record
+from hatvid.model.catalog import file_sha256
 from hatvid.video.beside import Beside, seconds_of
 from hatvid.video.pictures import AnyPacket
 from hatvid.video.segment_file import PACKET_ERRORS, read_packets
@@ -107,9 +108,8 @@ def join(segments: Joinable, sink: VideoSink, beside: Beside, course: Course) ->
 def _delay(path: Path, record: Record, tick: Fraction) -> int | str:
     """By how many frames a segment's packets come before they are shown; or what is wrong."""
     try:
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != record.sha256:
-                return "its file was changed"
+        if file_sha256(path) != record.sha256:
+            return "its file was changed"
         if not record.times:
             return 0
         stamps = [packet.pts or 0 for packet in read_packets(path, record.lead, tick)]

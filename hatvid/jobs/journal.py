@@ -28,10 +28,10 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from hatvid.errors import OutputError, OutputExistsError, UsageError
-from hatvid.jobs.partial import PartialFile
+from hatvid.jobs.partial import PartialFile, store
 from hatvid.jobs.records import Header, Record, differences
 
-__all__ = ["Journal", "folder_for", "settle", "store"]
+__all__ = ["Journal", "folder_for"]
 
 _SUFFIX = ".hatvid"
 _NAME_BYTES = 200
@@ -241,30 +241,3 @@ class Journal:
 
     def _entry(self, number: int, suffix: str) -> Path:
         return self.folder / f"{number:05d}{suffix}"
-
-
-def store(path: Path, data: bytes, *, overwrite: bool = False) -> None:
-    """Write a small file that is there whole, or not at all, whatever happens.
-
-    Raises:
-        OutputExistsError: it is there, and may not be overwritten.
-        OutputError: the disk refuses.
-    """
-    with PartialFile(path, overwrite=overwrite) as partial:
-        try:
-            partial.file.write(data)
-        except OSError as error:
-            raise partial.refused(error) from error
-        partial.seal()
-        partial.publish()
-    settle(path.parent)
-
-
-def settle(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,4 +1,4 @@
-"""An output file that appears under its name only when it is whole."""
+"""Files that appear under their names only when they are whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import BinaryIO, Self
 
 from hatvid.errors import OutputError, OutputExistsError
 
-__all__ = ["PartialFile"]
+__all__ = ["PartialFile", "settle", "store"]
 
 
 class PartialFile:
@@ -148,3 +148,30 @@ class PartialFile:
             if os.path.lexists(path):
                 raise FileExistsError(path) from None
             self._temporary.rename(path)
+
+
+def store(path: Path, data: bytes, *, overwrite: bool = False) -> None:
+    """Write a file that is there whole, or not at all, whatever happens.
+
+    Raises:
+        OutputExistsError: it is there, and may not be overwritten.
+        OutputError: the disk refuses.
+    """
+    with PartialFile(path, overwrite=overwrite) as partial:
+        try:
+            partial.file.write(data)
+        except OSError as error:
+            raise partial.refused(error) from error
+        partial.seal()
+        partial.publish()
+    settle(path.parent)
+
+
+def settle(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -10,7 +10,7 @@ from typing import Self
 
 from hatvid.errors import DecodeError, InputError
 from hatvid.jobs.course import Course, stamp_of
-from hatvid.jobs.journal import store
+from hatvid.jobs.partial import store
 from hatvid.jobs.segment import Segment
 from hatvid.jobs.worker import Task
 from hatvid.video.excerpt import Excerpt, Opener, excerpt, whole_file

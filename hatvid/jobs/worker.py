@@ -14,13 +14,13 @@ import torch
 
 from hatvid.jobs.course import Course
 from hatvid.jobs.format import OutputPlan
-from hatvid.jobs.journal import settle, store
-from hatvid.jobs.partial import PartialFile
+from hatvid.jobs.partial import PartialFile, settle, store
 from hatvid.jobs.pipeline import pump
 from hatvid.jobs.receipt import MendedPlace
 from hatvid.jobs.records import Record
 from hatvid.jobs.remarks import Met, mended_place
 from hatvid.jobs.segment import Segment
+from hatvid.model.catalog import file_sha256
 from hatvid.reuse import Reused
 from hatvid.upscaler import Description, MendedTile, Upscaler
 from hatvid.video.batch import FrameBatch
@@ -261,17 +261,14 @@ class _Shelf:
         if self._task.excerpt is None:
             self._task.course.check_input()
         partial.seal()
-        with partial.written.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = os.fstat(file.fileno()).st_size
         segment = self._left[0]
         mended = [place for pts, place in self._mended if segment.owns(pts)]
         reused = [count for pts, count in self._reused if segment.owns(pts)]
         record = Record(
             job=self._task.key,
             number=segment.number,
-            size=size,
-            sha256=digest,
+            size=partial.written.stat().st_size,
+            sha256=file_sha256(partial.written),
             lead=facts.lead,
             extradata=hashlib.sha256(facts.extradata).hexdigest(),
             times=list(facts.times),
