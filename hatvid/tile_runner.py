@@ -309,23 +309,25 @@ class TileRunner:
             "compiled": str(resolved.compiled),
             "shape": str(spec.input_shape),
         }
-        cache = ModelCache(default_cache_dir("choices")) if self._fingerprint else None
         candidates = {"sdpa": partial(build, False), "triton": partial(build, True)}
-        chosen = fastest(candidates, probe(spec), identity=identity, cache=cache)
+        chosen = fastest(candidates, probe(spec), identity=identity, cache=self._choices())
         return chosen == "triton"
+
+    def _choices(self) -> ModelCache | None:
+        """What was measured before; nothing of a network that has no name."""
+        return ModelCache(default_cache_dir("choices")) if self._fingerprint else None
 
     def _decide_engine(self, spec: TileSpec, runs: int) -> None:
         """OpenVINO or PyTorch, once and for all: what was measured, now or before."""
         self._free = False
-        fingerprint, forms = self._fingerprint, self._forms
-        rewritable = forms is not None and forms.rewritable
+        rewritable = self._forms is not None and self._forms.rewritable
         self._resolved = faster_on_cpu(
             self._resolved,
             spec,
             lambda resolved: self._make(spec, False, resolved),
-            fingerprint=fingerprint,
+            fingerprint=self._fingerprint,
             eager_precision=self._resolved.precision if rewritable else "fp32",
-            cache=ModelCache(default_cache_dir("choices")) if fingerprint else None,
+            cache=self._choices(),
             runs=runs,
         )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hatvid.engine import ResolvedEngine
 from hatvid.engine.base import Engine, TileSpec
-from hatvid.engine.cache import ModelCache, hatvid_version
+from hatvid.engine.cache import ModelCache, hatvid_version, library_version
 from hatvid.engine.choice import ROUNDS, fastest
 from hatvid.engine.fidelity import probe
 
@@ -80,6 +80,7 @@ def faster_on_cpu(
         "streams": str(resolved.streams),
         "hatvid": hatvid_version(),
         "torch": torch.__version__,
+        "openvino": library_version("openvino"),
         "cpu": " ".join(cpu_facts()),
     }
     name = fastest(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from functools import cached_property
 
 from hatvid.errors import EngineError, OptionError, OutOfMemoryError, OutputError, UsageError
 from hatvid.jobs.account import Account
@@ -270,8 +271,12 @@ class InSegments:
         self._plan = replace(self._asked, form=replace(form, encoder=encoder))
 
     def _settings(self) -> dict[str, str]:
-        source = digest_of(self._course.path)
-        return settings_of(self._account.job, self._course, self._plan, source=source)
+        return settings_of(self._account.job, self._course, self._plan, source=self._digest)
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of the input, read once: large files take minutes, and a job may start over."""
+        return digest_of(self._course.path)
 
     def _owned(self) -> list[tuple[int, int]]:
         return [(segment.first, segment.frames) for segment in self._course.segments]

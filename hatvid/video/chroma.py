@@ -95,8 +95,8 @@ def _filtered(
     # side; along columns it does already.
     lanes = []
     for lane in range(step):
-        part = padded.movedim(axis, -1)[..., skipped + lane :: step].movedim(-1, axis)
-        lanes.append(part.contiguous() if axis == -1 else part)
+        every = slice(skipped + lane, None, step)
+        lanes.append(padded[..., every].contiguous() if axis == -1 else padded[..., every, :])
     sums = []
     for weights in rows:
         out = None
