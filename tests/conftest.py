@@ -136,6 +136,26 @@ def ffprobe() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def ffmpeg() -> Callable[..., None]:
+    """Debian's ffmpeg, which shares no code path with PyAV's wheel; fails on any error."""
+    program = shutil.which("ffmpeg")
+    if program is None:
+        pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
+
+    def run(*arguments: str | Path) -> None:
+        done = subprocess.run(
+            [program, "-v", "error", "-nostdin", "-y", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def smallest_hat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the smallest HAT there can be, of scale 2."""
     import torch

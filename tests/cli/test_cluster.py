@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import psutil
 import pytest
+from programs import Start, packets, programs, records, until
 
 SEGMENTS = 20
 
 Hatvid = Callable[..., Any]
-Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module")
@@ -29,55 +25,15 @@ def parted(tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[..., Pa
     return make_clip(path, frames=12 * SEGMENTS, audio="flac")
 
 
-def packets(path: Path) -> list[Any]:
-    with av.open(path) as container:
-        return [
-            (p.stream.index, p.pts, p.dts, hashlib.sha256(bytes(p)).hexdigest())
-            for p in container.demux()
-            if p.size
-        ]
-
-
-def records(output: Path) -> list[dict[str, Any]]:
-    folder = output.with_name(f".{output.name}.hatvid")
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("[0-9]*.json"))]
-
-
 @pytest.fixture
 def start(
     program_environment: dict[str, str], cheap: list[str], parted: Path, tmp_path: Path
 ) -> Iterator[Start]:
-    running = []
+    common = [*cheap, "--progress", "json", "--segment", "0.5"]
     # Ray's own programs warn.
     environment = {k: v for k, v in program_environment.items() if k != "PYTHONWARNINGS"}
-
-    def begin(*more: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "hatvid", "upscale", *cheap, "--progress", "json"]
-        process = subprocess.Popen(
-            [*command, "--segment", "0.5", *more, str(parted), "-o", str(tmp_path / "out.mkv")],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        running.append(process)
-        return process
-
-    yield begin
-    for process in running:
-        process.kill()
-        process.communicate()
-
-
-def until(process: subprocess.Popen[str], event: str) -> dict[str, Any]:
-    assert process.stdout is not None
-    for line in process.stdout:
-        found: dict[str, Any] = json.loads(line)
-        if found["event"] == event:
-            return found
-    assert process.stderr is not None
-    raise AssertionError(process.stderr.read())
+    with programs(environment) as begin:
+        yield lambda *more: begin("upscale", *common, *more, parted, "-o", tmp_path / "out.mkv")
 
 
 def actors_of(process: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import psutil
 import pytest
+from programs import Start, packets, programs, records, until
 
 Hatvid = Callable[..., Any]
 
@@ -25,53 +23,13 @@ def parted(tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[..., Pa
     return make_clip(tmp_path_factory.mktemp("parted") / "clip.mkv", frames=48, audio="flac")
 
 
-def packets(path: Path) -> list[Any]:
-    with av.open(path) as container:
-        return [
-            (p.stream.index, p.pts, p.dts, hashlib.sha256(bytes(p)).hexdigest())
-            for p in container.demux()
-            if p.size
-        ]
-
-
-def records(output: Path) -> list[dict[str, Any]]:
-    folder = output.with_name(f".{output.name}.hatvid")
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("[0-9]*.json"))]
-
-
 @pytest.fixture
 def start(
     program_environment: dict[str, str], cheap: list[str], parted: Path, tmp_path: Path
-) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    running = []
-
-    def begin(*arguments: str | Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "hatvid", *arguments, *cheap, "--progress", "json"]
-        process = subprocess.Popen(
-            [*map(str, command), "--segment", "0.5", str(parted), "-o", str(tmp_path / "out.mkv")],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=program_environment,
-        )
-        running.append(process)
-        return process
-
-    yield begin
-    for process in running:
-        process.kill()
-        process.communicate()
-
-
-def until(process: subprocess.Popen[str], event: str) -> dict[str, Any]:
-    assert process.stdout is not None
-    for line in process.stdout:
-        found: dict[str, Any] = json.loads(line)
-        if found["event"] == event:
-            return found
-    assert process.stderr is not None
-    raise AssertionError(process.stderr.read())
+) -> Iterator[Start]:
+    common = [*cheap, "--progress", "json", "--segment", "0.5", parted, "-o", tmp_path / "out.mkv"]
+    with programs(program_environment) as begin:
+        yield lambda *arguments: begin(*arguments, *common)
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from programs import programs
 
 Make = Callable[..., Path]
 
@@ -38,25 +39,9 @@ def begin(
     program_environment: dict[str, str], cheap: list[str], long_clip: Path, tmp_path: Path
 ) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Start an upscaling that would go on for long, into ``tmp_path/out.mp4``."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "hatvid", "upscale", *cheap, "--progress", "json"]
-        process = subprocess.Popen(
-            [*command, str(long_clip), "-o", str(tmp_path / "out.mp4"), *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=program_environment,
-        )
-        running.append(process)
-        return process
-
-    yield start
-    for process in running:
-        process.kill()
-        process.communicate()
+    common = [*cheap, "--progress", "json", long_clip, "-o", tmp_path / "out.mp4"]
+    with programs(program_environment) as start:
+        yield lambda *arguments: start("upscale", *common, *arguments)
 
 
 def first_progress(process: subprocess.Popen[str]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -29,26 +27,6 @@ def repeat() -> Iterator[Upscaler]:
         RepeatPixels(), scale=2, engine_options=EngineOptions(engine="eager", threads=1)
     ) as upscaler:
         yield upscaler
-
-
-@pytest.fixture(scope="session")
-def ffmpeg() -> Callable[..., None]:
-    """Debian's ffmpeg, which shares no code path with PyAV's wheel; fails on any error."""
-    program = shutil.which("ffmpeg")
-    if program is None:
-        pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
-
-    def run(*arguments: str | Path) -> None:
-        done = subprocess.run(
-            [program, "-v", "error", "-nostdin", "-y", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@ been, and computes at most one segment again."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import subprocess
@@ -12,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
+from programs import packets
 
 from hatvid.jobs.enlarge import WRITE_BEHIND
 
@@ -124,12 +123,7 @@ class Jobs:
         return count
 
     def packets(self) -> list[Any]:
-        with av.open(self.output) as container:
-            return [
-                (p.stream.index, p.pts, p.dts, hashlib.sha256(bytes(p)).hexdigest())
-                for p in container.demux()
-                if p.size
-            ]
+        return packets(self.output)
 
     def close(self) -> None:
         self._program.kill()

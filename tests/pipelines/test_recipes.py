@@ -108,9 +108,8 @@ def test_hatvid_runs_it_and_copies_the_sound(
 # -- Shells. ------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("ffmpeg")
 def test_in_the_middle_of_a_pipe(run: Run, film: Path, network: Path, tmp_path: Path) -> None:
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
     command = ("{recipe}/ffmpeg_pipe.sh", film, "out.mkv", "--model", network)
     done = run(*command, ENCODE="-c:v libx264 -crf 4 -preset ultrafast")
     assert done.returncode == 0, done.stderr.decode()

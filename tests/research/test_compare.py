@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,21 +43,11 @@ def bad(folder: Path, make_video: Make, lumas: Draw) -> Path:
 
 
 def test_psnr_is_ffmpegs_and_ssim_that_of_scikit_image(
-    good: Path, bad: Path, lumas: Draw, tmp_path: Path
+    good: Path, bad: Path, lumas: Draw, ffmpeg: Callable[..., None], tmp_path: Path
 ) -> None:
     (one,) = compare_videos(good, bad, vmaf=False).measured
-    program = shutil.which("ffmpeg")
-    if program is None:
-        pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
     log = tmp_path / "psnr.log"
-    subprocess.run(
-        [
-            *(program, "-v", "error", "-i", bad, "-i", good),
-            *("-lavfi", f"psnr={log.name}", "-f", "null", "-"),
-        ],
-        check=True,
-        cwd=tmp_path,
-    )
+    ffmpeg("-i", bad, "-i", good, "-lavfi", f"psnr={log}", "-f", "null", "-")
     theirs = [float(value) for value in re.findall(r"psnr_y:([\d.]+)", log.read_text())]
     assert one.psnr == pytest.approx(theirs, abs=0.006)  # it prints two digits
     for found, luma, wrong in zip(one.ssim, lumas(6), noisy(lumas(6), 9), strict=True):
