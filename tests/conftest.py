@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         else:
             os.environ[name] = value
     shutil.rmtree(root, ignore_errors=True)
+
+
+def pytest_collection_modifyitems() -> None:
+    # vs-mlrt's plugin brings an OpenVINO library of its own, and of two the first one that is
+    # loaded serves both: which test uses VapourSynth first must not matter.
+    with suppress(ImportError, OSError):
+        importlib.import_module("hatvid.engine.openvino")
 
 
 def missing_hardware(item: pytest.Item) -> str | None:
