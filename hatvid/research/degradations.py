@@ -28,6 +28,13 @@ class RecipePart(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    def _between(self, name: str, least: float, most: float) -> Self:
+        """See that a span lies where it may."""
+        low, high = getattr(self, name)
+        if not least <= low <= high <= most:
+            raise ValueError(f"{name} is two numbers from {least} to {most}, the smaller one first")
+        return self
+
 
 class Bicubic(RecipePart):
     """MATLAB's antialiased imresize, by the task's scale."""
@@ -44,9 +51,7 @@ class Blur(RecipePart):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not 0 <= self.sigma[0] <= self.sigma[1] <= 8:
-            raise ValueError("sigma is two numbers from 0 to 8, the smaller one first")
-        return self
+        return self._between("sigma", 0, 8)
 
 
 class Noise(RecipePart):
@@ -61,9 +66,7 @@ class Noise(RecipePart):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not 0 <= self.sigma[0] <= self.sigma[1] <= 255:
-            raise ValueError("sigma is two numbers from 0 to 255, the smaller one first")
-        return self
+        return self._between("sigma", 0, 255)
 
 
 class Jpeg(RecipePart):
@@ -75,9 +78,7 @@ class Jpeg(RecipePart):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not 1 <= self.quality[0] <= self.quality[1] <= 100:
-            raise ValueError("quality is two numbers from 1 to 100, the smaller one first")
-        return self
+        return self._between("quality", 1, 100)
 
 
 class X264(RecipePart):
@@ -93,9 +94,7 @@ class X264(RecipePart):
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
-        if not 0 <= self.crf[0] <= self.crf[1] <= 51:
-            raise ValueError("crf is two numbers from 0 to 51, the smaller one first")
-        return self
+        return self._between("crf", 0, 51)
 
 
 Degradation = Annotated[Bicubic | Blur | Noise | Jpeg | X264, Field(discriminator="kind")]
