@@ -38,8 +38,12 @@ def long_clip(tmp_path_factory: pytest.TempPathFactory, make_clip: Make) -> Path
 def begin(
     program_environment: dict[str, str], cheap: list[str], long_clip: Path, tmp_path: Path
 ) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start an upscaling that would go on for long, into ``tmp_path/out.mp4``."""
-    common = [*cheap, "--progress", "json", long_clip, "-o", tmp_path / "out.mp4"]
+    """Start an upscaling that would go on for long, into ``tmp_path/out.mp4``.
+
+    Its first segment is nearly all of it, so that none is kept when the signal arrives.
+    """
+    common = [*cheap, "--segment", "100", "--progress", "json", long_clip]
+    common += ["-o", tmp_path / "out.mp4"]
     with programs(program_environment) as start:
         yield lambda *arguments: start("upscale", *common, *arguments)
 

@@ -14,7 +14,7 @@ import torch
 
 from hatvid.errors import InputError
 from hatvid.options import InputOptions
-from hatvid.video import opening, source
+from hatvid.video import opening, sidedata, source
 from hatvid.video.pictures import Pictures
 from hatvid.video.source import FrameBatch, VideoSource
 
@@ -97,7 +97,7 @@ def test_what_carries_captions_lies_in_main_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # x264 writes its settings beside its first picture.
-    monkeypatch.setitem(source.KINDS, "SEI_UNREGISTERED", "settings")
+    monkeypatch.setitem(sidedata.KINDS, "SEI_UNREGISTERED", "settings")
     _, [first, *others] = batches(make_clip(tmp_path / "a.mkv"), device=GPU)
     assert isinstance(first.carriers[0], av.VideoFrame)
     assert [kind.type.name for kind in first.carriers[0].side_data[:]] == ["SEI_UNREGISTERED"]
