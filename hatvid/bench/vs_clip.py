@@ -14,6 +14,7 @@ import numpy as np
 import vapoursynth as vs
 
 from hatvid.bench.runner import Array, Frames, Task
+from hatvid.video.vs_requests import rendered
 
 __all__ = ["ClipRunner"]
 
@@ -66,8 +67,8 @@ class ClipRunner:
         # Frames are waited for in order, with some on their way: as a script's player does.
         part = self._clip[first : first + count]
         start = time.perf_counter()
-        for frame in part.frames(prefetch=self._ahead, close=True):
-            frame.close()
+        for _ in rendered(part, ahead=self._ahead):
+            pass
         return time.perf_counter() - start
 
     def output(self) -> Array:

@@ -35,6 +35,7 @@ from hatvid.video.script_run import line_in, reason_of, run_script
 from hatvid.video.source import VideoSource
 from hatvid.video.source_info import SourceInfo
 from hatvid.video.vs_frames import hdr_of, layout_of, number_in, planes_of, tags_of
+from hatvid.video.vs_requests import rendered
 
 __all__ = ["ScriptSource"]
 
@@ -265,7 +266,8 @@ class ScriptSource(VideoSource):
     def _rendered(self) -> Iterator[tuple[vs.VideoFrame, vs.VideoFrame | None]]:
         with self._refusing_frames():
             clips = [self._clip] if self._alpha is None else [self._clip, self._alpha]
-            for frames in zip(*(clip.frames(close=True) for clip in clips), strict=True):
+            ahead = vs.core.num_threads
+            for frames in zip(*(rendered(clip, ahead=ahead) for clip in clips), strict=True):
                 yield frames[0], frames[1] if len(frames) > 1 else None
 
     @contextlib.contextmanager
