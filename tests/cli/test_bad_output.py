@@ -107,7 +107,10 @@ def test_a_container_that_cannot_hold_the_sound(
     refused(source, "-o", tmp_path / "out.webm", code=1, says=says)
 
 
-@pytest.mark.parametrize("limit", [0, 2000, 600_000])
+@pytest.mark.parametrize(
+    "limit",
+    [pytest.param(0, marks=pytest.mark.long), 2000, pytest.param(600_000, marks=pytest.mark.long)],
+)
 def test_the_place_is_full(
     hatvid_program: Callable[..., Any],
     refusal: Refused,

@@ -168,7 +168,10 @@ main(["bench", *sys.argv[1:]])
 
 
 @pytest.mark.xfail(not CAN_STOP, reason="no signals to a process on Windows", run=False)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
+)
 def test_ctrl_c_leaves_nobody(
     asked: tuple[str, ...], tmp_path: Path, number: int, code: int
 ) -> None:

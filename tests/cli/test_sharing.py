@@ -43,6 +43,7 @@ def whole(hatvid: Hatvid, cheap: list[str], parted: Path, path: Path) -> list[An
     return packets(path)
 
 
+@pytest.mark.long
 def test_two_workers_of_which_one_dies_make_the_same_packets(
     start: Callable[..., subprocess.Popen[str]],
     hatvid: Hatvid,

@@ -175,6 +175,7 @@ print(receipt.frames, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
     clip = Path(__file__).parents[1] / "data/bunny_320x180.mp4"
     peaks = {}

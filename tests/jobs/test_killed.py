@@ -164,6 +164,7 @@ def survives(jobs: Jobs, whole: list[Any], **order: Any) -> None:
             path.unlink()
 
 
+@pytest.mark.long
 def test_killed_at_three_steps(jobs: Jobs) -> None:
     calls = jobs.run()["calls"]
     assert jobs.computed() == FRAMES

@@ -436,8 +436,8 @@ def test_an_overflow_inside_on_a_gpu(growing: HAT, picture: Tensor, wide: bool) 
 @pytest.mark.parametrize(
     ("scale", "dtype", "snr"),
     [
-        (4, torch.float16, 70),
-        (4, torch.bfloat16, 52),
+        pytest.param(4, torch.float16, 70, marks=pytest.mark.long),
+        pytest.param(4, torch.bfloat16, 52, marks=pytest.mark.long),
         (2, torch.float16, 70),
         (2, torch.bfloat16, 52),
     ],

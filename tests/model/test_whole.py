@@ -59,7 +59,15 @@ def frame(pair: Callable[[HATConfig], Pair], tiny: HATConfig) -> tuple[HAT, Tens
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("chunk", "strip"), [(1, 16), (3, 7), (CHUNK, STRIP), (1000, 1000)])
+@pytest.mark.parametrize(
+    ("chunk", "strip"),
+    [
+        pytest.param(1, 16, marks=pytest.mark.long),
+        (3, 7),
+        (CHUNK, STRIP),
+        pytest.param(1000, 1000, marks=pytest.mark.long),
+    ],
+)
 def test_is_the_published_network_in_one_pass(
     frame: tuple[HAT, Tensor, Tensor], chunk: int, strip: int
 ) -> None:

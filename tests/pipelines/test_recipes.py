@@ -70,7 +70,14 @@ def test_vspipe_runs_it(
     assert len(set(frames)) == len(frames)
 
 
-@pytest.mark.parametrize("recipe", ["preview_compare", "dvd_film", "anime_1080p"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "preview_compare",
+        pytest.param("dvd_film", marks=pytest.mark.long),
+        pytest.param("anime_1080p", marks=pytest.mark.long),
+    ],
+)
 def test_without_an_input_it_says_what_to_give(run: Run, recipe: str) -> None:
     done = run("vspipe", "-c", "y4m", f"{{recipe}}/{recipe}.vpy", "-")
     assert done.returncode != 0
@@ -84,7 +91,10 @@ def test_without_an_input_it_says_what_to_give(run: Run, recipe: str) -> None:
     ("recipe", "arguments", "wanted"),
     [
         ("dvd_film", ["height=64"], (102, 64, 5, "yuv420p10le", 1, "1/1")),
-        ("anime_1080p", ["height=64"], (96, 64, 5, "yuv420p10le", 5, "16/15")),
+        pytest.param(
+            *("anime_1080p", ["height=64"], (96, 64, 5, "yuv420p10le", 5, "16/15")),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_hatvid_runs_it_and_copies_the_sound(
