@@ -13,8 +13,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from hatvid.video.bands import bands
-
 __all__ = ["enlarge", "reduce"]
 
 
@@ -101,16 +99,12 @@ def _filtered(
         lanes.append(padded[..., every].contiguous() if axis == -1 else padded[..., every, :])
     sums = []
     for weights in rows:
-        parts = [
-            (lanes[tap % step].narrow(axis, tap // step, count), weight)
-            for tap, weight in enumerate(weights)
-            if weight != 0
-        ]
-        (part, weight), *others = parts
-        out = torch.empty_like(part, memory_format=torch.contiguous_format)
-        for band in bands(out):
-            some = torch.mul(part[..., band, :], weight, out=out[..., band, :])
-            for other, factor in others:
-                some.add_(other[..., band, :], alpha=factor)
+        out = None
+        for tap, weight in enumerate(weights):
+            if weight == 0:
+                continue
+            part = lanes[tap % step].narrow(axis, tap // step, count)
+            out = part * weight if out is None else out.add_(part, alpha=weight)
+        assert out is not None
         sums.append(out)
     return sums

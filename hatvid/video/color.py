@@ -18,7 +18,6 @@ from torch import Tensor
 
 from hatvid.errors import InputError
 from hatvid.options import ColorOptions
-from hatvid.video.bands import bands
 from hatvid.video.chroma import enlarge, reduce
 from hatvid.video.convert import PlaneLayout
 
@@ -216,15 +215,12 @@ def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Te
     if layout.family == "rgb":
         codes = _luma_to_codes(rgb, depth, full)
         return tuple(_quantised(codes[:, i], layout) for i in range(3))
-    luma = torch.empty_like(rgb[:, 0], dtype=layout.dtype)
-    chroma = torch.empty_like(rgb[:, 1:])
-    for band in bands(rgb):
-        yuv = _apply(_matrix_values(tags.matrix), rgb[..., band, :])
-        luma[:, band] = _quantised(_luma_to_codes(yuv[:, 0], depth, full), layout)
-        chroma[:, :, band] = yuv[:, 1:]
+    yuv = _apply(_matrix_values(tags.matrix), rgb)
+    luma = _quantised(_luma_to_codes(yuv[:, :1], depth, full), layout)[:, 0]
     if layout.family == "gray":
         return (luma,)
     _, right, below = _CHROMA_OFFSETS.get(tags.chroma_location, ("none", 0.0, 0.0))
+    chroma = yuv[:, 1:]
     # Rows first: their sums are the cheaper ones, and leave fewer of the others.
     chroma = reduce(chroma, 1 << layout.log2_chroma_h, below, vertical=True)
     chroma = reduce(chroma, 1 << layout.log2_chroma_w, right, vertical=False)
