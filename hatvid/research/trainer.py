@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from hatvid.research.pairs import Pair, find_pairs
 from hatvid.research.patches import Patches, batches
 from hatvid.research.recipe import Recipe
 from hatvid.research.schedule import learning_rate
+from hatvid.research.tail_fit import fit_tail
 from hatvid.research.train_log import Measured, Rows, Trained, draw_curves
 from hatvid.research.train_network import Tasks, begin_with, build_tasks, follow
 from hatvid.research.train_state import (
@@ -153,9 +155,12 @@ class Trainer:
             known = start.checkpoint
             name = known if known in KNOWN else str(self._recipe.path(known))
             new = begin_with(self.tasks, start, name, self._recipe.network.scale)
-            self.average.load_state_dict(self.tasks.state_dict())
             if new:
                 self._tell(f"{len(new)} tensors begin anew: {', '.join(new[:4])}, ...")
+            if start.fit:
+                self._tell(f"the tail is fitted to {start.fit} patches")
+                fit_tail(self.tasks.net(self._own_task()), self._pairs_to_fit(start.fit))
+            self.average.load_state_dict(self.tasks.state_dict())
         if self._world.leads:
             self._open_folder(anew=found is None)
         if found is None:
@@ -387,6 +392,18 @@ class Trainer:
         """Draw the curves of the run so far; the process that leads does."""
         if self._world.leads:
             draw_curves(self.folder)
+
+    def _pairs_to_fit(self, count: int) -> Iterator[_Batch]:
+        """Patches that the first stage will not meet, some at once."""
+        stage, device = self._recipe.stage[0], self._world.device
+        patches, own = Patches(self._recipe, 0), self._own_task()
+        beyond = (n for n in itertools.count(stage.iterations) if patches.task(n).name == own)
+        for first in range(0, count, stage.batch):
+            numbers = range(min(stage.batch, count - first))
+            iteration = next(beyond)
+            pairs = [patches[iteration, number] for number in numbers]
+            small, large = (torch.stack(part).to(device) / 255 for part in zip(*pairs, strict=True))
+            yield small, large
 
     def _own_task(self) -> str:
         """The first task of the network's scale: it makes the checkpoints."""
