@@ -7,6 +7,7 @@ several processes share one batch.
 
 from __future__ import annotations
 
+import itertools
 import signal
 from collections.abc import Generator, Iterator, Sequence
 
@@ -53,6 +54,23 @@ class Patches(Dataset[tuple[Tensor, Tensor]]):
             return self.tasks[0]
         random = np.random.default_rng([self._seed, self._number, iteration])
         return self.tasks[int(random.choice(len(self.tasks), p=self._chances))]
+
+    def beyond(self, task: str, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """So many patches of a task that the stage itself does not come to, a batch at once.
+
+        Yields:
+            (N, 3, P, P) and (N, 3, sP, sP) uint8.
+
+        Raises:
+            InputError: a picture cannot be read.
+        """
+        later = itertools.count(self._stage.iterations)
+        iterations = (n for n in later if self.task(n).name == task)
+        for numbers in itertools.batched(range(count), self._stage.batch):
+            iteration = next(iterations)
+            pairs = [self[iteration, index] for index in range(len(numbers))]
+            small, large = zip(*pairs, strict=True)
+            yield torch.stack(small), torch.stack(large)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         """A small patch and the large one that should come of it.

@@ -35,7 +35,7 @@ def fit_tail(net: HAT, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
 
     Args:
         net: of scale 2 or 3, its ``conv_before_upsample`` trained with its body.
-        pairs: small and large pictures, (N, 3, h, w) and (N, 3, sh, sw), in [0, 1].
+        pairs: small and large pictures, (N, 3, h, w) and (N, 3, sh, sw) uint8.
     """
     net.eval()
     convolution, last = net.upsample[0], net.conv_last  # type: ignore[index]
@@ -49,10 +49,10 @@ def fit_tail(net: HAT, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
     hook = net.conv_before_upsample.register_forward_hook(lambda *told: found.append(told[2]))
     try:
         for small, large in pairs:
-            net(small)
+            net(small.to(device) / 255)
             taps = F.unfold(found.pop(), 3, padding=1).mT.flatten(0, 1)
             row = torch.cat([taps, torch.ones_like(taps[:, :1])], 1).double()
-            shifted = (large - net.mean) * net.config.img_range
+            shifted = (large.to(device) / 255 - net.mean) * net.config.img_range
             wanted = F.pixel_unshuffle(shifted, scale).permute(0, 2, 3, 1)
             normal += row.mT @ row
             right += row.mT @ wanted.reshape(-1, 3 * scale**2).double()

@@ -12,7 +12,7 @@ from typing import Any
 from hatvid.errors import OutputError
 from hatvid.research.atomic import write_whole
 
-__all__ = ["Measured", "Rows", "Trained", "draw_curves"]
+__all__ = ["Measured", "Rows", "Trained", "draw_curves", "hours"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,3 +123,9 @@ def draw_curves(folder: Path) -> None:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)
     write_whole(folder / "curves.png", file.getvalue())
+
+
+def hours(seconds: float) -> str:
+    """As a person reads it: ``1 h 05 min``."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

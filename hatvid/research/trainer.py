@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from hatvid.research.patches import Patches, batches
 from hatvid.research.recipe import Recipe
 from hatvid.research.schedule import learning_rate
 from hatvid.research.tail_fit import fit_tail
-from hatvid.research.train_log import Measured, Rows, Trained, draw_curves
+from hatvid.research.train_log import Measured, Rows, Trained, draw_curves, hours
 from hatvid.research.train_network import Tasks, begin_with, build_tasks, follow
 from hatvid.research.train_state import (
     Place,
@@ -159,7 +158,8 @@ class Trainer:
                 self._tell(f"{len(new)} tensors begin anew: {', '.join(new[:4])}, ...")
             if start.fit:
                 self._tell(f"the tail is fitted to {start.fit} patches")
-                fit_tail(self.tasks.net(self._own_task()), self._pairs_to_fit(start.fit))
+                own = self._own_task()
+                fit_tail(self.tasks.net(own), Patches(self._recipe, 0).beyond(own, start.fit))
             self.average.load_state_dict(self.tasks.state_dict())
         if self._world.leads:
             self._open_folder(anew=found is None)
@@ -374,7 +374,7 @@ class Trainer:
         left = (self._total - self.iteration) * seconds
         self._tell(
             f"iteration {row.iteration} of {self._total}: loss {row.loss:.5f}, "
-            f"rate {row.rate:.2e}, {seconds:.2f} s each, {_hours(left)} left"
+            f"rate {row.rate:.2e}, {seconds:.2f} s each, {hours(left)} left"
         )
 
     def save(self) -> None:
@@ -393,25 +393,8 @@ class Trainer:
         if self._world.leads:
             draw_curves(self.folder)
 
-    def _pairs_to_fit(self, count: int) -> Iterator[_Batch]:
-        """Patches that the first stage will not meet, some at once."""
-        stage, device = self._recipe.stage[0], self._world.device
-        patches, own = Patches(self._recipe, 0), self._own_task()
-        beyond = (n for n in itertools.count(stage.iterations) if patches.task(n).name == own)
-        for first in range(0, count, stage.batch):
-            numbers = range(min(stage.batch, count - first))
-            iteration = next(beyond)
-            pairs = [patches[iteration, number] for number in numbers]
-            small, large = (torch.stack(part).to(device) / 255 for part in zip(*pairs, strict=True))
-            yield small, large
-
     def _own_task(self) -> str:
         """The first task of the network's scale: it makes the checkpoints."""
         scale = self._recipe.network.scale
         tasks = self._recipe.stage[self.place.stage].tasks(scale)
         return next(task.name for task in tasks if task.scale == scale)
-
-
-def _hours(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
