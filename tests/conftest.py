@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import debian
 import pytest
 
 FORBID_SKIPS = "HATVID_FORBID_SKIPS"
@@ -119,49 +118,16 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.fixture(scope="session")
 def ffprobe() -> Callable[..., dict[str, Any]]:
-    """Debian's ffprobe, a reader of media files that shares no code path with PyAV's wheel.
-
-    ``ffprobe("-show_streams", path)`` returns the parsed JSON; it fails on any error
-    that ffprobe reports.
-    """
-    program = shutil.which("ffprobe")
-    if program is None:
-        pytest.skip("ffprobe is not installed (Debian: apt install ffmpeg)")
-
-    def run(*arguments: str | Path) -> dict[str, Any]:
-        done = subprocess.run(
-            [program, "-v", "error", "-of", "json", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
-
-    return run
+    """Debian's ffprobe as a function of its arguments, which gives the parsed JSON."""
+    debian.need("ffprobe")
+    return debian.ffprobe
 
 
 @pytest.fixture(scope="session")
-def ffmpeg() -> Callable[..., None]:
-    """Debian's ffmpeg, which shares no code path with PyAV's wheel; fails on any error."""
-    program = shutil.which("ffmpeg")
-    if program is None:
-        pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
-
-    def run(*arguments: str | Path) -> None:
-        done = subprocess.run(
-            [program, "-v", "error", "-nostdin", "-y", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-
-    return run
+def ffmpeg() -> Callable[..., bytes]:
+    """Debian's ffmpeg as a function of its arguments, which gives its standard output."""
+    debian.need("ffmpeg")
+    return debian.ffmpeg
 
 
 @pytest.fixture(scope="session")
@@ -169,19 +135,11 @@ def smallest_hat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the smallest HAT there can be, of scale 2."""
     import torch
     from safetensors.torch import save_file
+    from smallest import smallest
 
-    from hatvid.model.hat import HAT, HATConfig
+    from hatvid.model.hat import HAT
 
     torch.manual_seed(2)
-    config = HATConfig(
-        embed_dim=12,
-        depths=(1,),
-        num_heads=(2,),
-        num_feat=8,
-        compress_ratio=3,
-        squeeze_factor=12,
-        upscale=2,
-    )
     path = tmp_path_factory.mktemp("smallest") / "hat.safetensors"
-    save_file({k: v.contiguous() for k, v in HAT(config).state_dict().items()}, path)
+    save_file({k: v.contiguous() for k, v in HAT(smallest()).state_dict().items()}, path)
     return path

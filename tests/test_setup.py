@@ -261,6 +261,7 @@ def run_pytest(
     (folder / "torch.py").write_text(TORCH.format(gpu=gpu))
     (folder / "tests").mkdir()
     shutil.copy(ROOT / "tests" / "conftest.py", folder / "tests")
+    shutil.copytree(ROOT / "tests" / "doubles", folder / "tests" / "doubles")
     (folder / "tests" / "test_it.py").write_text(test)
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options],

@@ -19,9 +19,10 @@ import pytest
 import torch
 from av.stream import Disposition
 from safetensors.torch import save_file
+from smallest import smallest
 
 from hatvid.cli.main import main
-from hatvid.model.hat import HAT, HATConfig
+from hatvid.model.hat import HAT
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     paths = {}
     for scale in (2, 4):
         torch.manual_seed(scale)
-        config = HATConfig(
-            embed_dim=12,
-            depths=(2,),
-            num_heads=(2,),
-            num_feat=8,
-            compress_ratio=3,
-            squeeze_factor=12,
-            upscale=scale,
-        )
         paths[scale] = folder / f"tiny-x{scale}.safetensors"
-        state = {k: v.contiguous() for k, v in repeating(HAT(config)).state_dict().items()}
+        model = repeating(HAT(smallest(scale, depths=(2,))))
+        state = {k: v.contiguous() for k, v in model.state_dict().items()}
         save_file(state, paths[scale])
     return paths
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from debian import ffmpeg
 from numpy.typing import NDArray
 
 Hatvid = Callable[..., Any]
@@ -20,21 +18,6 @@ Refused = Callable[..., Any]
 Picture = NDArray[np.float64]
 
 CODECS = {"png": "png", "jpg": "mjpeg", "jpeg": "mjpeg", "webp": "webp"}
-
-
-def ffmpeg(*arguments: str | Path) -> bytes:
-    """What Debian's ffmpeg writes to standard output."""
-    program = shutil.which("ffmpeg")
-    if program is None:
-        pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
-    done = subprocess.run(
-        [program, "-v", "error", "-nostdin", "-y", *map(os.fspath, arguments)],
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def draw(path: Path, *, number: int = 0, width: int = 30, height: int = 20) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,29 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from debian import ffmpeg
 
 Hatvid = Callable[..., Any]
 Make = Callable[..., Path]
 Probe = Callable[..., dict[str, Any]]
 
 PICTURE = "testsrc2=s=32x24:r=24000/1001:d=0.25"
-
-
-def ffmpeg(*arguments: str | Path, given: bytes | None = None) -> bytes:
-    """What Debian's ffmpeg writes to standard output; it fails if that complains."""
-    program = shutil.which("ffmpeg")
-    if program is None:
-        pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
-    done = subprocess.run(
-        [program, "-v", "error", "-y", *map(os.fspath, arguments)],
-        input=b"" if given is None else given,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == b""
-    return done.stdout
 
 
 def frames(data: bytes) -> list[list[str]]:

@@ -7,11 +7,12 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from smallest import smallest
 from torch import Tensor
 
 from hatvid.errors import OptionError
 from hatvid.model.edsr import EDSR
-from hatvid.model.hat import HAT, HATConfig
+from hatvid.model.hat import HAT
 from hatvid.research.features import (
     FeatureMap,
     default_layers,
@@ -25,16 +26,7 @@ from hatvid.research.figures import feature_figure
 @pytest.fixture(scope="module")
 def hat() -> HAT:
     torch.manual_seed(1)
-    config = HATConfig(
-        embed_dim=12,
-        depths=(2, 2),
-        num_heads=(2, 2),
-        num_feat=8,
-        compress_ratio=3,
-        squeeze_factor=12,
-        upscale=2,
-    )
-    return HAT(config).eval().requires_grad_(False)
+    return HAT(smallest(depths=(2, 2))).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

@@ -5,25 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from smallest import smallest
 
-from hatvid.model.hat import HAT, HATConfig
+from hatvid.model.hat import HAT
 from hatvid.research.recipe import Recipe
 from hatvid.research.tail_fit import fit_tail
 
 
 def net(scale: int, seed: int) -> HAT:
     torch.manual_seed(seed)
-    config = HATConfig(
-        embed_dim=12,
-        depths=(1,),
-        num_heads=(2,),
-        num_feat=8,
-        compress_ratio=3,
-        squeeze_factor=12,
-        upscale=scale,
-    )
-    return HAT(config).eval()
+    return HAT(smallest(scale)).eval()
 
 
 @pytest.mark.parametrize("scale", [2, 3])
@@ -36,24 +27,14 @@ def test_a_tail_that_is_one_convolution_is_found_again(scale: int) -> None:
         known.conv_last.weight *= 20  # type: ignore[operator]
     pictures = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8)
 
-    # Large pictures are whole numbers in files; here they need not be.
-    class Exact:
-        def __init__(self, values: Tensor) -> None:
-            self.values = values
-
-        def to(self, _: torch.device) -> Tensor:
-            return self.values * 255
-
     with torch.no_grad():
         large = known(pictures / 255)
     found = net(scale, 1)
-    own = found.state_dict()
-    theirs = known.state_dict()
-    found.load_state_dict({k: own[k] if "upsample.0" in k[:10] else theirs[k] for k in own})
-    found.conv_last.reset_parameters()  # type: ignore[operator]
-    found.upsample[0].reset_parameters()  # type: ignore[index]
-    pairs = [(pictures[:3], Exact(large[:3])), (pictures[3:], Exact(large[3:]))]
-    fit_tail(found, pairs)  # type: ignore[arg-type]
+    for name, part in found.named_children():
+        if name not in ("upsample", "conv_last"):
+            part.load_state_dict(getattr(known, name).state_dict())
+    # In files large pictures are whole numbers; here they need not be.
+    fit_tail(found, [(pictures[:3], 255 * large[:3]), (pictures[3:], 255 * large[3:])])
     with torch.no_grad():
         again = found(pictures / 255)
     assert large.std() > 0.05

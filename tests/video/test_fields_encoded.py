@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,25 +42,6 @@ ENCODERS: dict[str, tuple[list[str], list[str]]] = {
 ROUGH = ["libx264 mkv", "mpeg2video mpg", "mpeg4 avi", "ffv1 mkv", "wrapped_avframe y4m"]
 
 type Make = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def ffmpeg() -> Callable[..., None]:
-    """Debian's ffmpeg, which shares no code path with PyAV's wheel; fails on any error."""
-    program = shutil.which("ffmpeg")
-    if program is None:
-        pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
-
-    def run(*arguments: str | Path) -> None:
-        done = subprocess.run(
-            [program, "-v", "error", "-nostdin", "-y", *map(str, arguments)],
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-
-    return run
 
 
 @pytest.fixture

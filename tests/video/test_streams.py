@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -76,25 +74,6 @@ START=400
 END=1000
 title=Two
 """
-
-
-@pytest.fixture(scope="session")
-def ffmpeg() -> Callable[..., bytes]:
-    program = shutil.which("ffmpeg")
-    if program is None:
-        pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
-
-    def run(*arguments: str | Path) -> bytes:
-        done = subprocess.run(
-            [program, "-nostdin", "-v", "error", "-y", *map(str, arguments)],
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout
-
-    return run
 
 
 @pytest.fixture(scope="module")
