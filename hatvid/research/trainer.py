@@ -94,9 +94,8 @@ class Trainer:
         self._pairs: list[Pair] = []
         self._every = 0 if recipe.validation is None else recipe.validation.every
         if recipe.validation is not None and world.leads:
-            folder = recipe.path(recipe.validation.pictures)
-            self._pairs = find_pairs(folder, recipe.network.scale)
             scale = recipe.network.scale
+            self._pairs = find_pairs(recipe.path(recipe.validation.pictures), scale)
             self._bicubic = measure("bicubic", resized("bicubic", scale), self._pairs, scale).psnr
 
     # -- Where the run stands. ------------------------------------------------------------

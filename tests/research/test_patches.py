@@ -68,6 +68,15 @@ def test_a_patch_hangs_on_its_number_alone(write_recipe: Write) -> None:
         assert torch.equal(torch.stack(parts, 1).flatten(0, 1), whole[1][side])
 
 
+def test_patches_beyond_the_stage_are_those_of_later_iterations(write_recipe: Write) -> None:
+    recipe = read_recipe(write_recipe("r.toml", {"iterations": 3, "batch": 4}))
+    whole, part = Patches(recipe, 0).beyond("main", 6)
+    later = of(recipe, first=3, last=5)
+    for side in (0, 1):
+        assert torch.equal(whole[side], later[0][side])
+        assert torch.equal(part[side], later[1][side][:2])
+
+
 def test_other_processes_make_the_same(write_recipe: Write) -> None:
     recipe = read_recipe(write_recipe())
     for own, theirs in zip(of(recipe), of(recipe, workers=1), strict=True):

@@ -250,6 +250,22 @@ def test_x4_from_x2(write_recipe: Write, tmp_path: Path, take: str) -> None:
         train(read_recipe(path))
 
 
+def test_a_new_tail_begins_where_it_was_fitted(write_recipe: Write, tmp_path: Path) -> None:
+    train(read_recipe(write_recipe("x2.toml", folder="x2")))
+    start = '[start]\ncheckpoint = "x2/latest.pth"\ntake = "fitting"\n'
+    none, losses = {"iterations": 2, "rate": 1e-30}, {}
+    for name, more in (("new", start), ("fitted", start + "fit = 6")):
+        train(read_recipe(write_recipe(f"{name}.toml", none, scale=3, folder=name, more=more)))
+        (row,) = read_rows(tmp_path / name / "log.csv")
+        losses[name] = float(row["loss"])
+    assert losses["fitted"] < 0.8 * losses["new"]
+    found = published(tmp_path / "fitted")
+    middle = torch.zeros(3, 8, 3, 3)
+    middle[range(3), range(3), 1, 1] = 1
+    for kind in ("params", "params_ema"):
+        torch.testing.assert_close(found[kind]["conv_last.weight"], middle)
+
+
 def test_a_start_that_is_no_such_network(write_recipe: Write, tmp_path: Path) -> None:
     for checkpoint, message in (
         ("hat-nano-x4", r"65 tensors of the body are missing or of another shape"),
