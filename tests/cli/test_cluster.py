@@ -52,6 +52,20 @@ def workers_of(output: Path) -> set[str]:
     return {record["worker"] for record in records(output)}
 
 
+def first_of_two(process: subprocess.Popen[str], output: Path) -> int:
+    """The pid of one of two actors, once both have done a segment; it is held from then on.
+
+    Left alone, the first would often have done all before the other has started.
+    """
+    while not (workers := workers_of(output)):
+        until(process, "progress")
+    first = int(min(workers).rpartition(":")[2])
+    os.kill(first, signal.SIGSTOP)
+    while len(workers_of(output)) < 2:
+        until(process, "progress")
+    return first
+
+
 def once(hatvid: Hatvid, cheap: list[str], parted: Path, path: Path) -> list[Any]:
     done = hatvid("upscale", *cheap, "--progress", "none", "--segment", "0.5", parted, "-o", path)
     assert (done.code, done.err) == (0, "")
@@ -65,13 +79,7 @@ def test_two_actors_of_which_one_dies_make_the_same_packets(
     output = tmp_path / "out.mkv"
     # A shard leaves the records, in which each worker's name stands.
     process = start("--cluster", "local", "--workers", "2", "--shard", "1/1")
-    while not (workers := workers_of(output)):
-        until(process, "progress")
-    # Held, with a segment in hand: it would have done all before the other has started.
-    first = int(min(workers).rpartition(":")[2])
-    os.kill(first, signal.SIGSTOP)
-    while len(workers_of(output)) < 2:
-        until(process, "progress")
+    first = first_of_two(process, output)
     os.kill(first, signal.SIGKILL)
     finished = until(process, "finished")
     assert process.wait() == 0
@@ -89,10 +97,12 @@ def test_a_dead_driver_goes_on_from_the_journal(
 ) -> None:
     output = tmp_path / "out.mkv"
     process = start("--cluster", "local", "--workers", "2")
+    first = first_of_two(process, output)
     while len(records(output)) < 3:
         until(process, "progress")
     actors = actors_of(process)
-    assert actors
+    assert len(actors) == 2
+    os.kill(first, signal.SIGCONT)
     process.kill()
     process.wait()
     _, alive = psutil.wait_procs(actors, timeout=60)
