@@ -28,8 +28,7 @@ from hatvid.cli.main import main
 files, options = json.loads(sys.argv[1]), sys.argv[2:]
 import hatvid.jobs.run
 for source, output in files:
-    # One that hangs; a busy machine may take long over a picture that damage made a large one.
-    faulthandler.dump_traceback_later(60, exit=True)
+    faulthandler.dump_traceback_later(20, exit=True)
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -133,7 +132,7 @@ def test_damaged_files(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=65 * FILES,
+        timeout=25 * FILES,
         check=False,
         env=program_environment,
     )

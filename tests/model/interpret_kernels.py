@@ -24,7 +24,7 @@ from hatvid.model.window_kernels import run_overlap, run_window
 
 NETWORKS = {"nano": (3, 16), "HAT-S": (6, 24), "HAT": (6, 30), "HAT padded": (6, 32)}
 QUICK = {"HAT": [(1, 16, 16)]}
-WHOLE = {network: [(1, 32, 48)] for network in NETWORKS} | {"nano": [(2, 16, 32)]}
+WHOLE = {network: [(1, 32, 48)] for network in NETWORKS} | {"nano": [(2, 16, 32), (1, 32, 48)]}
 # Triton's interpreter reckons with bf16 as if it were whole numbers.
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 KINDS = {"windows": (0, 16), "shifted windows": (8, 16), "overlapping windows": (0, 24)}

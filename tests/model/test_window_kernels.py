@@ -48,7 +48,7 @@ def test_near_enough_to_float64() -> None:
 @pytest.mark.long
 def test_near_enough_at_a_size_with_every_kind_of_window() -> None:
     errors = _errors("whole")
-    assert len(errors) == 4 * 6
+    assert len(errors) == 5 * 6
     _check(errors)
 
 
