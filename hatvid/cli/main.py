@@ -16,6 +16,7 @@ from hatvid.cli.compare import compare
 from hatvid.cli.evaluate import evaluate
 from hatvid.cli.export import export
 from hatvid.cli.features import features
+from hatvid.cli.heap import keep_freed_memory
 from hatvid.cli.info import info
 from hatvid.cli.jobs import jobs
 from hatvid.cli.lam import lam
@@ -50,6 +51,7 @@ for _command in (
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit: 0 done, 1 failed, 2 wrong usage, 130 Ctrl-C, 143 SIGTERM."""
     catch_signals()
+    keep_freed_memory()
     try:
         code = cli.main(args=arguments, prog_name="hatvid", standalone_mode=False)
         _exit(code if isinstance(code, int) else 0)

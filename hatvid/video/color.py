@@ -215,16 +215,23 @@ def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Te
     if layout.family == "rgb":
         codes = _luma_to_codes(rgb, depth, full)
         return tuple(_quantised(codes[:, i], layout) for i in range(3))
-    yuv = _apply(_matrix_values(tags.matrix), rgb)
-    luma = _quantised(_luma_to_codes(yuv[:, :1], depth, full), layout)[:, 0]
+    # Large frames are written as seldom as can be: the ranges' factors are in the matrix, and
+    # what has a tensor of its own is changed in place. Memory that is asked for anew with each
+    # step costs more than the arithmetic.
+    factor, black = _luma_range(depth, full)
+    extent, middle = _chroma_range(depth, full, tags.matrix)
+    rows = _matrix_values(tags.matrix)
     if layout.family == "gray":
-        return (luma,)
+        (codes,) = _apply(_times(rows[:1], (factor,)), rgb).unbind(1)
+        return (_quantised(codes.add_(black), layout),)
+    yuv = _apply(_times(rows, (factor, extent, extent)), rgb)
+    luma = _quantised(yuv[:, 0].add_(black), layout)
     _, right, below = _CHROMA_OFFSETS.get(tags.chroma_location, ("none", 0.0, 0.0))
     chroma = yuv[:, 1:]
     # Rows first: their sums are the cheaper ones, and leave fewer of the others.
     chroma = reduce(chroma, 1 << layout.log2_chroma_h, below, vertical=True)
     chroma = reduce(chroma, 1 << layout.log2_chroma_w, right, vertical=False)
-    codes = _quantised(_chroma_to_codes(chroma, depth, full, tags.matrix), layout)
+    codes = _quantised(chroma.add_(middle), layout)
     return (luma, codes[:, 0], codes[:, 1])
 
 
@@ -263,7 +270,12 @@ def with_edge_repeated(pictures: Tensor, height: int, width: int) -> Tensor:
         pictures: (N, C, H, W) float32, neither higher nor wider than the size.
         height: of the result.
         width: of the result.
+
+    Returns:
+        (N, C, height, width); ``pictures`` itself if it has that size.
     """
+    if pictures.shape[-2:] == (height, width):
+        return pictures
     beyond = (0, width - pictures.shape[-1], 0, height - pictures.shape[-2])
     return torch.nn.functional.pad(pictures, beyond, mode="replicate")
 
@@ -271,43 +283,54 @@ def with_edge_repeated(pictures: Tensor, height: int, width: int) -> Tensor:
 # Range and depth: H.273 equations 20 to 25 (limited) and 26 to 31 (full).
 
 
-def _luma_from_codes(codes: Tensor, depth: int, full: bool) -> Tensor:
+def _luma_range(depth: int, full: bool) -> tuple[float, float]:
+    """Codes between black and white, and the code of black."""
     if full:
-        return codes / (2.0**depth - 1)
+        return 2.0**depth - 1, 0.0
     unit = 2.0 ** (depth - 8)
-    return (codes - 16 * unit) / (219 * unit)
+    return 219 * unit, 16 * unit
+
+
+def _chroma_range(depth: int, full: bool, matrix: int) -> tuple[float, float]:
+    """Codes between chroma of -1/2 and of 1/2, and the code of gray."""
+    middle = 2.0 ** (depth - 1)
+    if full:
+        return 2.0**depth - 1, middle
+    # YCgCo is computed from RGB that is quantised already, and takes over its 219 steps.
+    return (219 if matrix == _YCGCO else 224) * 2.0 ** (depth - 8), middle
+
+
+def _luma_from_codes(codes: Tensor, depth: int, full: bool) -> Tensor:
+    factor, black = _luma_range(depth, full)
+    return (codes - black) / factor
 
 
 def _luma_to_codes(value: Tensor, depth: int, full: bool) -> Tensor:
-    if full:
-        return value * (2.0**depth - 1)
-    unit = 2.0 ** (depth - 8)
-    return value * (219 * unit) + 16 * unit
+    factor, black = _luma_range(depth, full)
+    return (value * factor).add_(black)
 
 
 def _chroma_from_codes(codes: Tensor, depth: int, full: bool, matrix: int) -> Tensor:
-    return (codes - 2.0 ** (depth - 1)) / _chroma_extent(depth, full, matrix)
-
-
-def _chroma_to_codes(value: Tensor, depth: int, full: bool, matrix: int) -> Tensor:
-    return value * _chroma_extent(depth, full, matrix) + 2.0 ** (depth - 1)
-
-
-def _chroma_extent(depth: int, full: bool, matrix: int) -> float:
-    """Codes between chroma of -1/2 and of 1/2."""
-    if full:
-        return 2.0**depth - 1
-    # YCgCo is computed from RGB that is quantised already, and takes over its 219 steps.
-    return (219 if matrix == _YCGCO else 224) * 2.0 ** (depth - 8)
+    extent, middle = _chroma_range(depth, full, matrix)
+    return (codes - middle) / extent
 
 
 def _quantised(codes: Tensor, layout: PlaneLayout) -> Tensor:
-    codes = torch.nan_to_num(codes.round(), nan=0.0).clamp_(0, 2**layout.depth - 1)
+    """Integers of the layout's dtype; ``codes`` are overwritten."""
+    codes = codes.round_().nan_to_num_(nan=0.0).clamp_(0, 2**layout.depth - 1)
     # uint16 has few operators; int32 on the way keeps every backend happy.
     return codes.to(torch.int32).to(layout.dtype)
 
 
 _Rows = tuple[tuple[float, float, float], ...]
+
+
+def _times(rows: _Rows, factors: Sequence[float]) -> _Rows:
+    """Each row times its factor."""
+    return tuple(
+        (a * factor, b * factor, c * factor)
+        for (a, b, c), factor in zip(rows, factors, strict=True)
+    )
 
 
 @lru_cache(maxsize=16)
@@ -336,7 +359,8 @@ def _apply(rows: _Rows, channels: Tensor) -> Tensor:
     # By hand, not by a matrix product: a product may run in TF32 or bf16 by a
     # setting of the process, and colour is fp32 whatever the network computes in.
     first, second, third = channels.unbind(1)
-    mixed = torch.empty_like(channels)
+    batch, _, height, width = channels.shape
+    mixed = channels.new_empty((batch, len(rows), height, width))
     for out, (a, b, c) in zip(mixed.unbind(1), rows, strict=True):
         torch.mul(first, a, out=out).add_(second, alpha=b).add_(third, alpha=c)
     return mixed
