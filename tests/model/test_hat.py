@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hatvid.model.attention import WindowOrder, WindowTables, shift_masks
+from hatvid.model.attention import WindowAttention, WindowOrder, WindowTables, shift_masks
 from hatvid.model.blocks import CAB, HAB, OCAB, RHAG
 from hatvid.model.hat import HAT, HATConfig
 
@@ -268,3 +268,31 @@ def test_forward_stays_on_the_device(tiny: HATConfig) -> None:
     assert not [name for name in called if any(part in name for part in banned)]
     outputs = [n.meta["val"] for n in graph.graph.nodes if isinstance(n.meta.get("val"), Tensor)]
     assert {value.device.type for value in outputs} == {"cuda"}
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_bias_that_learns_is_attended_with_as_one_that_does_not(half: bool) -> None:
+    """On a CPU the two take different ways; values and gradients are the fused kernel's."""
+    torch.manual_seed(0)
+    attention = WindowAttention(24, 3, window_size=8)
+    q, k, v = (torch.randn(5, 64, 24, requires_grad=True) for _ in range(3))
+    bias = torch.randn(1, 3, 64, 64, requires_grad=True)
+    towards = torch.randn(5, 64, 24)
+
+    def heads(x: Tensor) -> Tensor:
+        return x.view(5, 64, 3, 8).transpose(1, 2)
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        ours = attention.attend(q, k, v, bias)
+    theirs = torch.nn.functional.scaled_dot_product_attention(
+        heads(q), heads(k), heads(v), bias, scale=attention.scale
+    )
+    theirs = theirs.transpose(1, 2).flatten(2)
+    near = 2e-2 if half else 1e-5
+    torch.testing.assert_close(ours.float(), theirs, atol=near, rtol=near)
+    for mine, published in zip(
+        torch.autograd.grad((ours.float() * towards).sum(), (q, k, v, bias)),
+        torch.autograd.grad((theirs * towards).sum(), (q, k, v, bias)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, published, atol=4 * near, rtol=near)
