@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from hatvid.model.hat import HATConfig
 from hatvid.research.degradations import Bicubic, Chance, Degradation, RecipePart
-from hatvid.research.tail_fit import fits
+from hatvid.research.tail_fit import LEAST_CHANNELS, fits
 
 __all__ = [
     "Augment",
@@ -92,10 +92,6 @@ class Start(RecipePart):
     """``all``: every tensor must fit. ``fitting``: those whose name and shape fit, as for
     another scale with the published code. ``body``: all but what follows the body, which
     begins anew: ``conv_before_upsample``, ``upsample``, ``conv_last``."""
-
-    fit: Annotated[int, Field(ge=0)] = 0
-    """Patches of the first stage by which a new tail begins as the best in closed form
-    (:mod:`hatvid.research.tail_fit`); 0: it begins with random weights. For scale 2 and 3."""
 
 
 class Run(RecipePart):
@@ -242,6 +238,10 @@ class Stage(RecipePart):
     clip: Annotated[float, Field(gt=0)] | None = None
     """The largest norm of the gradient."""
 
+    fit: Annotated[int, Field(ge=0)] = 0
+    """Patches by which the tail of the network's scale begins as the best in closed form for
+    its body (:mod:`hatvid.research.tail_fit`); 0: as it is. For scale 2 and 3."""
+
     data: Data
     augment: Augment = Augment()
     degradation: tuple[Degradation, ...] | None = None
@@ -299,9 +299,11 @@ class Recipe(RecipePart):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.start is not None and self.start.fit and not fits(self.network.scale):
-            raise ValueError("start.fit is for scale 2 and 3, whose tails shuffle pixels once")
         for number, stage in enumerate(self.stage):
+            if stage.fit and not fits(self.network.scale):
+                raise ValueError("fit is for scale 2 and 3, whose tails shuffle pixels once")
+            if stage.fit and self.network.config(self.network.scale).num_feat < LEAST_CHANNELS:
+                raise ValueError(f"fit needs num_feat of {LEAST_CHANNELS} at least")
             if stage.degradation is not None and (
                 fault := _reductions(stage.degradation, self.network.scale)
             ):

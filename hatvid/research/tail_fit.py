@@ -1,13 +1,19 @@
 """A new tail in closed form: what a body gives is brought to the large patches by least squares.
 
-Behind the LeakyReLU of ``conv_before_upsample`` a HAT is linear, so that the best first
-convolution of the tail for the sum of squares is the solution of one system of linear
-equations, where descent would take thousands of steps to find it.
+Behind the LeakyReLU of ``conv_before_upsample`` a HAT is linear, so that the best tail for
+the sum of squares is the solution of some systems of linear equations, where descent would
+take thousands of steps to find it.
+
+With one pixel shuffle by s, a large pixel is a sum over the 3x3 taps of ``conv_last``; a tap
+that reaches into a neighbour's s x s large pixels sees the 3x3 features around that neighbour.
+So the pixels at a corner of their s x s may hang on 4x4 features, those at an edge on 3x4, those
+inside on 3x3. If each tap of each colour has a channel of the shuffled map for itself, which
+takes 27 of them, every such sum can be had, and each of the s x s places is solved alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +21,17 @@ from torch import Tensor, nn
 
 from hatvid.model.hat import HAT
 
-__all__ = ["fit_tail", "fits"]
+__all__ = ["LEAST_CHANNELS", "fit_tail", "fits"]
 
 RIDGE = 1e-6
 """Of the mean of the diagonal: features may hang together."""
+
+LEAST_CHANNELS = 3
+"""Of the shuffled map: one for each colour. With fewer than 27, taps of ``conv_last`` beside
+its middle are left out."""
+
+_SEEN = 5
+"""Side of the window of features that all large pixels of a small one hang on together."""
 
 
 def fits(scale: int) -> bool:
@@ -27,44 +40,99 @@ def fits(scale: int) -> bool:
 
 
 @torch.no_grad()
-def fit_tail(net: HAT, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Change ``upsample`` and ``conv_last`` to the best that one 3x3 convolution can do.
+def fit_tail(
+    net: HAT,
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    together: Callable[[Tensor], Tensor] = lambda summed: summed,
+) -> None:
+    """Change ``upsample`` and ``conv_last`` to the best that they can do.
 
-    Three channels of the shuffled map become the picture, which ``conv_last`` passes on. The
-    others keep their initial weights and do not count yet: training may use them.
+    Channels that are not needed keep their initial weights and do not count yet: training
+    may use them. An eighth of the small pictures along each side is not looked at, as
+    features there hang on what lies outside.
 
     Args:
         net: of scale 2 or 3, its ``conv_before_upsample`` trained with its body.
         pairs: small and large pictures, (N, 3, h, w) and (N, 3, sh, sw) uint8.
+        together: adds up what several processes have summed, each of its own pairs.
     """
-    net.eval()
     convolution, last = net.upsample[0], net.conv_last  # type: ignore[index]
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(last, nn.Conv2d)
-    size, scale = 9 * convolution.in_channels + 1, net.scale
-    device = convolution.weight.device
+    normal, right = map(together, _equations(net, convolution.in_channels, pairs))
+    normal.diagonal().add_(RIDGE * normal.diagonal().mean())
+    scale, channels = net.scale, convolution.in_channels
+    reach = (-1, 0, 1) if last.in_channels >= 27 else (0,)
+    taps = {tap: n for n, tap in enumerate((down, across) for down in reach for across in reach)}
+
+    # By channel of the shuffled map, place in the s x s, feature, and row and column of the tap.
+    weight = convolution.weight.view(-1, scale, scale, channels, 3, 3)
+    assert convolution.bias is not None
+    assert last.bias is not None
+    bias = convolution.bias.view(-1, scale, scale)
+    weight[: 3 * len(taps)] = 0
+    bias[: 3 * len(taps)] = 0
+    last.weight.zero_()
+    last.bias.zero_()
+    for colour in range(3):
+        for (down, across), number in taps.items():
+            last.weight[colour, colour * len(taps) + number, 1 + down, 1 + across] = 1
+    numbers = torch.arange(len(normal) - 1).view(channels, _SEEN, _SEEN)
+    for y in range(scale):
+        for x in range(scale):
+            # Those that reach into a neighbour, after the middle one.
+            used = [t for t in taps if _crosses(y, t[0], scale) and _crosses(x, t[1], scale)]
+            used.sort(key=lambda tap: abs(tap[0]) + abs(tap[1]))
+            sees = torch.zeros_like(numbers, dtype=torch.bool)
+            for down, across in used:
+                sees[:, 1 + down : 4 + down, 1 + across : 4 + across] = True
+            chosen = torch.cat([numbers[sees], numbers.new_tensor([len(normal) - 1])])
+            wanted = torch.arange(3) * scale**2 + y * scale + x
+            solved = torch.linalg.solve(normal[chosen][:, chosen], right[chosen][:, wanted])
+            for colour in range(3):
+                left = normal.new_zeros(numbers.shape)
+                left[sees] = solved[:-1, colour]
+                bias[colour * len(taps) + taps[0, 0], y, x] = solved[-1, colour]
+                for down, across in used:
+                    # Each tap takes what those before it did not see.
+                    window = left[:, 1 + down : 4 + down, 1 + across : 4 + across]
+                    place = (y + down) % scale, (x + across) % scale
+                    weight[colour * len(taps) + taps[down, across], *place] = window
+                    window.zero_()
+
+
+def _crosses(place: int, tap: int, scale: int) -> bool:
+    """Whether a tap reaches beyond the s large pixels of a small one, or is the middle one."""
+    return tap == 0 or not 0 <= place + tap < scale
+
+
+def _equations(
+    net: HAT, channels: int, pairs: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """The normal equations: (n, n), and (n, 3 s s) for all places and colours.
+
+    n counts the features of a window by channel, row and column, and a constant.
+    """
+    size, scale, device = channels * _SEEN**2 + 1, net.scale, net.mean.device
     normal = torch.zeros(size, size, dtype=torch.float64, device=device)
     right = torch.zeros(size, 3 * scale**2, dtype=torch.float64, device=device)
     found: list[Tensor] = []
     hook = net.conv_before_upsample.register_forward_hook(lambda *told: found.append(told[2]))
+    net.eval()
     try:
         for small, large in pairs:
             net(small.to(device) / 255)
-            taps = F.unfold(found.pop(), 3, padding=1).mT.flatten(0, 1)
-            row = torch.cat([taps, torch.ones_like(taps[:, :1])], 1).double()
+            features = F.unfold(found.pop(), _SEEN, padding=_SEEN // 2)
             shifted = (large.to(device) / 255 - net.mean) * net.config.img_range
-            wanted = F.pixel_unshuffle(shifted, scale).permute(0, 2, 3, 1)
+            wanted = F.pixel_unshuffle(shifted, scale).flatten(2)
+            height, width = small.shape[-2:]
+            rows, columns = (torch.arange(side, device=device) for side in (height, width))
+            inner = ((rows >= height // 8) & (rows < height - height // 8))[:, None]
+            inner = inner & (columns >= width // 8) & (columns < width - width // 8)
+            row = features[:, :, inner.flatten()].mT.flatten(0, 1)
+            row = torch.cat([row, torch.ones_like(row[:, :1])], 1).double()
             normal += row.mT @ row
-            right += row.mT @ wanted.reshape(-1, 3 * scale**2).double()
+            right += row.mT @ wanted[:, :, inner.flatten()].mT.flatten(0, 1).double()
     finally:
         hook.remove()
-    normal.diagonal().add_(RIDGE * normal.diagonal().mean())
-    solved = torch.linalg.solve(normal, right).to(convolution.weight.dtype)
-    picture = slice(0, 3 * scale**2)  # the shuffle's first three channels
-    convolution.weight[picture] = solved[:-1].mT.reshape(-1, *convolution.weight.shape[1:])
-    assert convolution.bias is not None
-    assert last.bias is not None
-    convolution.bias[picture] = solved[-1]
-    last.weight.zero_()
-    last.weight[range(3), range(3), 1, 1] = 1
-    last.bias.zero_()
+    return normal, right

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 
 from hatvid.errors import OutOfMemoryError
+from hatvid.research.outcome import Outcome
 from hatvid.research.recipe import Recipe
-from hatvid.research.trainer import Outcome, Trainer
+from hatvid.research.trainer import Trainer
 from hatvid.research.world import join_world
 
 __all__ = ["Outcome", "train"]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from hatvid.model.catalog import KNOWN
 from hatvid.model.hat import HAT
 from hatvid.research.atomic import write_whole
 from hatvid.research.measure import measure, resized, upscaled
+from hatvid.research.outcome import Outcome
 from hatvid.research.pairs import Pair, find_pairs
 from hatvid.research.patches import Patches, batches
 from hatvid.research.recipe import Recipe
@@ -34,33 +34,12 @@ from hatvid.research.train_state import (
 )
 from hatvid.research.world import World
 
-__all__ = ["BEST", "LATEST", "Outcome", "STATE", "Trainer"]
+__all__ = ["BEST", "LATEST", "STATE", "Trainer"]
 
 STATE, LATEST, BEST = "state.safetensors", "latest.pth", "best.pth"
 """In the run's folder."""
 
 type _Batch = tuple[Tensor, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a call of :func:`train` ended."""
-
-    finished: bool
-    """Whether all stages are done; otherwise it was asked to stop."""
-
-    iteration: int
-    """Of the whole run: how many are done."""
-
-    total: int
-    checkpoint: Path
-    """The latest, in the published layout."""
-
-    best: float | None
-    """dB of the best validation, None without any."""
-
-    seconds: float
-    """That the whole run has taken, validations left out."""
 
 
 class Trainer:
@@ -155,14 +134,11 @@ class Trainer:
             new = begin_with(self.tasks, start, name, self._recipe.network.scale)
             if new:
                 self._tell(f"{len(new)} tensors begin anew: {', '.join(new[:4])}, ...")
-            if start.fit:
-                self._tell(f"the tail is fitted to {start.fit} patches")
-                own = self._own_task()
-                fit_tail(self.tasks.net(own), Patches(self._recipe, 0).beyond(own, start.fit))
             self.average.load_state_dict(self.tasks.state_dict())
         if self._world.leads:
             self._open_folder(anew=found is None)
         if found is None:
+            self._fit()
             self.validate()
 
     def next_stage(self) -> None:
@@ -170,6 +146,19 @@ class Trainer:
         self.place.stage += 1
         self.place.iteration = 0
         self._build(self.average)
+        if self._fit():
+            self.validate()
+
+    def _fit(self) -> bool:
+        """Fit the tail to the body if the present stage begins so."""
+        count, own = self._recipe.stage[self.place.stage].fit, self._own_task()
+        if count:
+            self._tell(f"the tail is fitted to {count} patches")
+            pairs = Patches(self._recipe, self.place.stage).beyond(own, count)
+            ours = itertools.islice(pairs, self._world.rank, None, self._world.size)
+            fit_tail(self.tasks.net(own), ours, self._world.sum)
+            self.average.load_state_dict(self.tasks.state_dict())
+        return count > 0
 
     def _build(self, before: Tasks | None) -> None:
         stage = self._recipe.stage[self.place.stage]

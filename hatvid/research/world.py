@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from hatvid.errors import OptionError
 
@@ -39,6 +40,12 @@ class World:
         shared = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(shared)
         return [float(value) / self.size for value in shared]
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes; ``values`` are overwritten by it."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
 
     def wait(self) -> None:
         """Until all processes are here."""

@@ -254,8 +254,8 @@ def test_a_new_tail_begins_where_it_was_fitted(write_recipe: Write, tmp_path: Pa
     train(read_recipe(write_recipe("x2.toml", folder="x2")))
     start = '[start]\ncheckpoint = "x2/latest.pth"\ntake = "fitting"\n'
     none, losses = {"iterations": 2, "rate": 1e-30}, {}
-    for name, more in (("new", start), ("fitted", start + "fit = 6")):
-        train(read_recipe(write_recipe(f"{name}.toml", none, scale=3, folder=name, more=more)))
+    for name, stage in (("new", none), ("fitted", {**none, "stage": "fit = 6"})):
+        train(read_recipe(write_recipe(f"{name}.toml", stage, scale=3, folder=name, more=start)))
         (row,) = read_rows(tmp_path / name / "log.csv")
         losses[name] = float(row["loss"])
     assert losses["fitted"] < 0.8 * losses["new"]
@@ -264,6 +264,26 @@ def test_a_new_tail_begins_where_it_was_fitted(write_recipe: Write, tmp_path: Pa
     middle[range(3), range(3), 1, 1] = 1
     for kind in ("params", "params_ema"):
         torch.testing.assert_close(found[kind]["conv_last.weight"], middle)
+
+
+def test_a_later_stage_fits_the_tail_to_its_body(write_recipe: Write, tmp_path: Path) -> None:
+    pictures = '[validation]\npictures = "pictures"\nevery = 100'
+    for name, more in (("as_it_is", ""), ("fitted", "fit = 24")):
+        last = {"iterations": 1, "rate": 1e-30, "stage": more}
+        path = write_recipe(f"{name}.toml", {"iterations": 4}, last, folder=name, more=pictures)
+        train(read_recipe(path))
+    rows = read_rows(tmp_path / "fitted" / "validation.csv")
+    # Before training, at the end of the first stage, with the new tail, at the end.
+    assert [(row["iteration"], row["stage"]) for row in rows] == [
+        *(("0", "1"), ("4", "1"), ("4", "2"), ("5", "2"))
+    ]
+    psnr = [float(row["psnr"]) for row in rows]
+    assert psnr[2] > psnr[1] + 1
+    assert psnr[3] == pytest.approx(psnr[2], abs=1e-6)
+    before, after = (published(tmp_path / name)["params_ema"] for name in ("as_it_is", "fitted"))
+    for name, value in after.items():
+        fitted = name.startswith(("upsample.", "conv_last."))
+        assert torch.equal(value, before[name]) != fitted, name
 
 
 def test_a_start_that_is_no_such_network(write_recipe: Write, tmp_path: Path) -> None:
