@@ -12,7 +12,7 @@ from math import lcm
 import torch
 from torch import Tensor
 
-from hatvid.engine import COMPILERS, ON_CUDA
+from hatvid.engine import COMPILERS, ON_CUDA, ResolvedEngine
 from hatvid.engine.memory import (
     MEMORY_SHARE,
     MIN_TILE,
@@ -85,7 +85,7 @@ class FramePlanner:
         self._fixed = fixed
         self._options = options
         self._device = device
-        self._streams = streams
+        self._runs_by, self._streams = engine, streams
         self._sharers = sharers
         self._bytes_per_pixel: int | None = None
         self._plans: dict[tuple[int, int], FramePlan] = {}
@@ -128,6 +128,14 @@ class FramePlanner:
         plan = FramePlan(self._cut(height, width, tile), batch=self._batch, asked=tile)
         self._plans[height, width] = plan
         return True
+
+    def settle(self, resolved: ResolvedEngine) -> None:
+        """Fill batches for an engine that was measured to be faster than the one planned for;
+        tiles stay as they are."""
+        if resolved.engine != self._runs_by:
+            self._runs_by, self._streams = resolved.engine, resolved.streams
+            for size, plan in self._plans.items():
+                self._plans[size] = replace(plan, batch=self._filling(plan))
 
     @property
     def _least_overlap(self) -> int:
@@ -179,9 +187,9 @@ class FramePlanner:
         if self._options.batch != "auto" or plan.chunked:
             return self._batch
         pixels = plan.tiles.tile_height * plan.tiles.tile_width
-        if self._engine in ON_CUDA:
+        if self._runs_by in ON_CUDA:
             wanted = FILLING_PIXELS // pixels
-        elif self._engine == "openvino":
+        elif self._runs_by == "openvino":
             wanted = self._streams
         else:
             return self._batch

@@ -184,13 +184,18 @@ class TileCache:
     def add(self, identity: Identity, digest: Hashable, tile: Tensor, larger: Tensor) -> None:
         """Keep copies of a tile and its result, and forget those not used for longest.
 
-        What alone is larger than the budget is not kept.
+        What alone is larger than the budget is not kept; where a GPU has no memory left for
+        copies, nothing is.
         """
         key = identity, digest
         needed = tile.nbytes + larger.nbytes
         if needed > self.budget:
             return
-        stored = Stored(tile.clone(), larger.clone())
+        try:
+            stored = Stored(tile.clone(), larger.clone())
+        except torch.OutOfMemoryError:
+            self.clear()
+            return
         with self._lock:
             before = self._stored.pop(key, None)
             if before is not None:  # of another tile with this checksum

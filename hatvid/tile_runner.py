@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hatvid.engine import COMPILERS, Engine, ResolvedEngine, TileSpec
 from hatvid.engine.cache import (
     ModelCache,
+    code_hash,
     default_cache_dir,
     hatvid_version,
     library_version,
@@ -111,9 +112,12 @@ class TileRunner:
             runs: that lie ahead, if that is known; many make it worth while to measure which
                 engine is the fastest.
         """
+        tiles = _fill(tiles, spec.batch)
         if self._free and not chunked:
-            self._decide_engine(spec, runs)
-        self._engine(spec, _fill(tiles, spec.batch), chunked)
+            if self._resolved.tentative:  # which engine is faster hangs on the precision
+                self._decide_precision(spec, tiles, chunked)
+            self._decide_engine(spec, tiles, runs)
+        self._engine(spec, tiles, chunked)
 
     def run(
         self, spec: TileSpec, part: Tensor, *, chunked: bool = False
@@ -317,19 +321,33 @@ class TileRunner:
         """What was measured before; nothing of a network that has no name."""
         return ModelCache(default_cache_dir("choices")) if self._fingerprint else None
 
-    def _decide_engine(self, spec: TileSpec, runs: int) -> None:
+    def _decide_engine(self, spec: TileSpec, tiles: Tensor, runs: int) -> None:
         """OpenVINO or PyTorch, once and for all: what was measured, now or before."""
         self._free = False
-        rewritable = self._forms is not None and self._forms.rewritable
-        self._resolved = faster_on_cpu(
-            self._resolved,
+        if self._forms is None:
+            return
+        before, rewritable = self._resolved, self._forms.rewritable
+        chosen = faster_on_cpu(
+            before,
             spec,
             lambda resolved: self._make(spec, False, resolved),
             fingerprint=self._fingerprint,
-            eager_precision=self._resolved.precision if rewritable else "fp32",
+            code=code_hash(self._forms.form()),
+            eager_precision=before.precision if rewritable else "fp32",
             cache=self._choices(),
             runs=runs,
         )
+        if chosen.engine == before.engine:
+            return
+        told = self.fidelity
+        self.drop_engines()
+        self._resolved = chosen
+        if chosen.precision != "fp32" and self._asked == "auto":
+            self._decide_precision(spec, tiles, chunked=False)
+            if self._resolved.precision == "fp32":
+                # PyTorch in 16 bits was the faster, and is not near enough; OpenVINO was.
+                self.drop_engines()
+                self._resolved, self.fidelity = before, told
 
     def _decide_precision(self, spec: TileSpec, tiles: Tensor, chunked: bool) -> None:
         """Keep the faster precision if its output is near enough to that of fp32."""

@@ -107,8 +107,7 @@ class Upscaler:
             raise OptionError(
                 f"a network that upscales by {scale} gives no {output_scale}; choose 1 to {scale}"
             )
-        self.name = name
-        self.fingerprint = fingerprint
+        self.name, self.fingerprint = name, fingerprint
         self.network_scale = scale
         self.scale = scale if output_scale is None else output_scale
         engine_options = engine_options or EngineOptions()
@@ -116,8 +115,7 @@ class Upscaler:
         forms, resolved = Forms(module), resolve_engine(engine_options)
         self.reuse, self.reused = reuse or ReuseOptions(), Reused()
         self._runner = TileRunner(
-            forms,
-            resolved,
+            *(forms, resolved),
             asked=engine_options.precision,
             factory=engine_factory,
             fingerprint=fingerprint,
@@ -328,9 +326,9 @@ class Upscaler:
             frames: (N, 3, height, width), to decide the precision by; without them
                 it is decided by a fixed test picture, so that every run decides alike.
             ahead: how many frames are to come, if that is known. If they are many, ``auto``
-                on a CPU measures whether OpenVINO or PyTorch is the faster; a network with a
-                fingerprint is measured once for each size, and the answer kept. Else it is
-                what was measured before, or OpenVINO.
+                on a CPU measures whether OpenVINO or PyTorch is the faster, and keeps the
+                answer for a network's fingerprint and size. Else it is the kept answer, or
+                OpenVINO.
 
         Raises:
             OptionError: the size, or the frames, are not possible.
@@ -346,6 +344,9 @@ class Upscaler:
                 tiles = plan.tiles.extract(frames.detach().to(self.device, torch.float32))
             runs = (ahead or 0) * plan.tiles.count // spec.batch
             self._runner.warm_up(spec, tiles[: spec.batch], chunked=plan.chunked, runs=runs)
+            self._planner.settle(self._runner.resolved(chunked=False))
+            if (settled := self._spec(self._planner.plan(height, width))) != spec:
+                self._runner.warm_up(settled, tiles[: settled.batch], chunked=plan.chunked)
             return self.describe(height, width)
 
     def describe(self, height: int, width: int) -> Description:

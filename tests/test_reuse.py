@@ -349,6 +349,19 @@ def test_a_tile_larger_than_the_budget_is_not_kept() -> None:
     assert (len(cache), cache.bytes) == (0, 0)
 
 
+def test_where_a_gpu_has_no_memory_left_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = TileCache(3 * ENTRY)
+    tile = tile_of(0)
+    cache.add(IDENTITY, 0, tile, larger_of(tile))
+
+    def refused(self: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Tensor, "clone", refused)
+    cache.add(IDENTITY, 1, tile_of(1), larger_of(tile_of(1)))
+    assert (len(cache), cache.bytes) == (0, 0)
+
+
 def test_clearing() -> None:
     cache = TileCache(3 * ENTRY)
     tile = tile_of(0)

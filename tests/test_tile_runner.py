@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -131,3 +132,73 @@ def test_chunks_are_not_fused(forms: Forms, monkeypatch: pytest.MonkeyPatch) -> 
     assert isinstance(network, WholeFrame)
     assert _attention(network) is WindowAttention
     assert measured.identities == []
+
+
+CPU_SPEC = TileSpec(batch=1, height=32, width=32, scale=1, device=torch.device("cpu"))
+BF16 = ResolvedEngine(
+    engine="openvino",
+    precision="bf16",
+    tentative=True,
+    device=torch.device("cpu"),
+    threads=1,
+    streams=2,
+)
+
+
+class Noisy:
+    """An engine that is off by as much as was said of its name and precision."""
+
+    def __init__(self, resolved: ResolvedEngine, noise: float) -> None:
+        self.name, self.precision, self.spec = resolved.engine, resolved.precision, CPU_SPEC
+        self.noise = noise
+
+    def run(self, tiles: Tensor) -> Tensor:
+        return tiles + self.noise * torch.linspace(-1, 1, tiles.numel()).view(tiles.shape)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("far", "measured", "taken"),
+    [
+        ((), "bf16", ("eager", "bf16")),
+        # PyTorch in bf16 is the faster, and is not near enough.
+        ((("eager", "bf16"),), "bf16", ("openvino", "bf16")),
+        ((("openvino", "bf16"),), "fp32", ("eager", "fp32")),
+        ((("eager", "bf16"), ("openvino", "bf16")), "fp32", ("eager", "fp32")),
+    ],
+)
+def test_what_races_is_what_is_near_enough(
+    forms: Forms,
+    monkeypatch: pytest.MonkeyPatch,
+    far: tuple[tuple[str, str], ...],
+    measured: str,
+    taken: tuple[str, str],
+) -> None:
+    raced: list[str] = []
+
+    def quicker(resolved: ResolvedEngine, *_: Any, **told: Any) -> ResolvedEngine:
+        raced.append(resolved.precision)
+        return replace(resolved, engine="eager", precision=told["eager_precision"], streams=1)
+
+    monkeypatch.setattr(hatvid.tile_runner, "faster_on_cpu", quicker)
+    runner = TileRunner(
+        forms,
+        BF16,
+        asked="auto",
+        factory=lambda network, spec, resolved, fingerprint: Noisy(
+            resolved, 0.3 if (resolved.engine, resolved.precision) in far else 0.0
+        ),
+        fingerprint=None,
+        free=True,
+    )
+    tiles = torch.rand(CPU_SPEC.input_shape)
+    runner.warm_up(CPU_SPEC, tiles)
+    assert raced == [measured]
+    engine = runner.engine(CPU_SPEC)
+    assert (engine.name, engine.precision) == taken
+    resolved = runner.resolved(chunked=False)
+    assert (resolved.engine, resolved.precision, resolved.tentative) == (*taken, False)
+    assert runner.fidelity is not None
+    assert runner.fidelity.sufficient == (taken[1] == "bf16")

@@ -83,3 +83,21 @@ def test_what_was_measured_holds_for_later_jobs() -> None:
     name = "a network that no other test has"
     assert _engine(_upscaler("openvino", name=name), MANY) == "eager"
     assert _engine(_upscaler("eager", name=name), None) == "eager"
+
+
+@pytest.mark.parametrize(("slow", "streams", "batch"), [("openvino", 1, 1), ("eager", 2, 2)])
+def test_batches_are_filled_for_the_engine_that_is_taken(
+    slow: str, streams: int, batch: int
+) -> None:
+    """PyTorch takes tiles one by one: only then a frame that comes again costs nothing."""
+    with Upscaler(
+        Twice(),
+        scale=2,
+        engine_options=EngineOptions(device="cpu", precision="fp32", threads=2, streams=2),
+        tile_options=TileOptions(tile=32, overlap=0),
+        engine_factory=Burdened(slow),
+    ) as upscaler:
+        facts = upscaler.warm_up(32, 64, ahead=2 * MANY)
+        assert (facts.streams, facts.batch, facts.alone) == (streams, batch, True)
+        frames = torch.rand(3, 3, 32, 64)
+        torch.testing.assert_close(upscaler(frames), Twice()(frames))

@@ -34,11 +34,11 @@ LONG = 2.0
 def wall_seconds(engine: Engine, tiles: Tensor) -> float:
     """How long one run takes on a CPU: the least of some, after one that is not counted."""
     times: list[float] = []
-    while len(times) <= ROUNDS and sum(times) < LONG:
+    while len(times) < 2 or (len(times) <= ROUNDS and sum(times) < LONG):
         start = time.perf_counter()
         engine.run(tiles)
         times.append(time.perf_counter() - start)
-    return min(times[1:] or times)
+    return min(times[1:])
 
 
 def faster_on_cpu(
@@ -47,6 +47,7 @@ def faster_on_cpu(
     build: Callable[[ResolvedEngine], Engine],
     *,
     fingerprint: str | None,
+    code: str,
     eager_precision: Literal["fp32", "bf16", "fp16"],
     cache: ModelCache | None,
     runs: int,
@@ -59,6 +60,7 @@ def faster_on_cpu(
         spec: of the tiles.
         build: makes an engine.
         fingerprint: names the network's weights and configuration; None remembers nothing.
+        code: names the network's source, see :func:`~hatvid.engine.cache.code_hash`.
         eager_precision: what PyTorch would compute in.
         cache: remembers what was measured.
         runs: that lie ahead. Fewer than :data:`WORTH_RUNS` are not worth measuring: then the
@@ -74,6 +76,7 @@ def faster_on_cpu(
     candidates = {"openvino": resolved, "eager": eager}
     identity = {
         "network": fingerprint or "",
+        "code": code,
         "shape": str(spec.input_shape),
         "precisions": f"{resolved.precision} {eager_precision}",
         "threads": str(resolved.threads),

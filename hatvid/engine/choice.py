@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hatvid.engine.base import Engine
 from hatvid.engine.cache import ModelCache
-from hatvid.errors import EngineError
+from hatvid.errors import EngineError, OutOfMemoryError
 
 __all__ = ["cuda_seconds", "fastest"]
 
@@ -55,7 +55,7 @@ def fastest(
             is faster. They are built one after the other, and closed.
         tiles: to run.
         identity: all that the answer hangs on.
-        cache: remembers the answer for this identity.
+        cache: remembers the answer for this identity; not one that memory was short for.
         seconds: measures.
         margin: another than the first has to take less than this share of its time.
         measure: False takes what was measured before, or else the first.
@@ -75,6 +75,7 @@ def fastest(
     if not measure:
         return first
     times = {}
+    lasting = True
     for name, build in candidates.items():
         try:
             engine = build()
@@ -85,9 +86,10 @@ def fastest(
         except EngineError as error:
             if name == first:
                 raise
+            lasting = lasting and not isinstance(error, OutOfMemoryError)
             _log.warning("%s cannot be used here (%s)", name, error)
     chosen = min(times, key=lambda name: times[name])
     _log.info("measured %s s (the first by %s); taking %s", times, margin, chosen)
-    if cache is not None:
+    if cache is not None and lasting:
         cache.write(key, chosen.encode())
     return chosen

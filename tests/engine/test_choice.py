@@ -11,7 +11,7 @@ from hatvid.engine import Engine, TileSpec
 from hatvid.engine.cache import ModelCache
 from hatvid.engine.choice import fastest
 from hatvid.engine.eager import EagerEngine
-from hatvid.errors import EngineError
+from hatvid.errors import EngineError, OutOfMemoryError
 
 TIMES = {"plain": 2.0, "slow": 3.0, "quick": 1.0}
 IDENTITY = {"gpu": "one", "torch": "2"}
@@ -24,12 +24,13 @@ class Bench:
         self.net, self.spec = net, spec
         self.open: list[str] = []
         self.built: list[str] = []
+        self.error: type[EngineError] = EngineError
 
     def candidates(self, *names: str, broken: str = "") -> dict[str, Callable[[], Engine]]:
         def build(name: str) -> Engine:
             assert self.open == [], "two at once take twice the memory"
             if name == broken:
-                raise EngineError(f"{name} cannot be built; choose another")
+                raise self.error(f"{name} cannot be built; choose another")
             bench = self
 
             class Told(EagerEngine):
@@ -87,6 +88,17 @@ def test_the_answer_is_kept(bench: Bench, tiles: Tensor, tmp_path: Path) -> None
     assert bench.built == [*names, *names], "another GPU is measured anew"
     assert _choose(bench.candidates("plain", "slow"), tiles, cache) == "plain"
     assert bench.built[-2:] == ["plain", "slow"], "so is another choice"
+
+
+@pytest.mark.parametrize("error", [EngineError, OutOfMemoryError])
+def test_a_passing_want_of_memory_is_no_answer_for_ever(
+    error: type[EngineError], bench: Bench, tiles: Tensor, tmp_path: Path
+) -> None:
+    bench.error, cache = error, ModelCache(tmp_path / "choices")
+    broken = bench.candidates("plain", "quick", broken="quick")
+    assert _choose(broken, tiles, cache) == "plain"
+    later = "quick" if error is OutOfMemoryError else "plain"
+    assert _choose(bench.candidates("plain", "quick"), tiles, cache) == later
 
 
 @pytest.mark.needs_cuda

@@ -170,6 +170,7 @@ def _upscaled(
         engine=engine,
         tile=tile,
         reuse=reuse,
+        ahead=clip.num_frames,
     )
     facts = upscaler.describe(clip.height, clip.width)
     layout = layout_of(clip.format)

@@ -43,6 +43,7 @@ def upscaler_for(
     engine: EngineOptions,
     tile: TileOptions,
     reuse: ReuseOptions,
+    ahead: int,
 ) -> Upscaler:
     """An upscaler, warmed up for frames of one size.
 
@@ -57,6 +58,7 @@ def upscaler_for(
         engine: how the network is run.
         tile: how frames are cut.
         reuse: whether tiles of the same bytes take a result from before.
+        ahead: frames that are to come, by which ``auto`` decides.
 
     Raises:
         HatvidError: see :meth:`hatvid.Upscaler.from_checkpoint`.
@@ -81,7 +83,7 @@ def upscaler_for(
                 fingerprint=loaded.fingerprint,
                 name=found.name,
             )
-            upscaler.warm_up(height, width)
+            upscaler.warm_up(height, width, ahead=ahead)
             _networks[file] = loaded
             _used_by[upscaler] = loaded
             _upscalers[key] = upscaler
