@@ -7,8 +7,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hatvid.errors import OptionError
+from hatvid.options import WINDOW
 
-__all__ = ["CEILINGS", "CONTESTANTS", "Contestant", "OURS", "REFERENCE", "RIVALS", "chosen"]
+__all__ = [
+    "CEILINGS",
+    "CONTESTANTS",
+    "Contestant",
+    "OURS",
+    "REFERENCE",
+    "RIVALS",
+    "chosen",
+    "tile_shape",
+]
 
 Settings = Mapping[str, Any]
 
@@ -39,9 +49,19 @@ class Contestant:
     clips: bool | None = None
     """Races with clips alone, or (False) never; None with both."""
 
-    def tile(self) -> int:
-        """Side of its tiles, the same in all settings; 0 is the whole frame."""
-        return int(self.settings[0].get("tile", 0))
+    def tile(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of its tiles, the same in all settings, for frames of a size."""
+        return tile_shape(self.settings[0], height, width)
+
+
+def tile_shape(settings: Settings, height: int, width: int) -> tuple[int, int]:
+    """(height, width) of the tiles that settings mean for frames of a size: squares of side
+    ``tile``, ``halves`` beside each other, or else the whole frame."""
+    if tile := settings.get("tile"):
+        return tile, tile
+    if settings.get("halves"):
+        return height, -(-(-(-width // 2) + settings["overlap"]) // WINDOW) * WINDOW
+    return height, width
 
 
 def _ours(
@@ -86,13 +106,19 @@ _ALL_WAYS = tuple(
 
 
 def _vs_mlrt(tile: int = 0, overlap: int = 0) -> Contestant:
+    if not overlap:
+        name, cut = "vs-mlrt", {}
+    elif tile:
+        name, cut = f"vs-mlrt tile {tile}+{overlap}", {"tile": tile, "overlap": overlap}
+    else:
+        name, cut = f"vs-mlrt halves+{overlap}", {"halves": 1, "overlap": overlap}
     return Contestant(
-        name=f"vs-mlrt tile {tile}+{overlap}" if tile else "vs-mlrt",
+        name=name,
         side="rival",
         build="hatvid.bench.vs_mlrt:plugin",
-        settings=tuple({**way, "tile": tile, "overlap": overlap} for way in _ALL_WAYS),
+        settings=tuple({**way, **cut} for way in _ALL_WAYS),
         onnx=True,
-        clips=True if tile else None,
+        clips=True if cut else None,
     )
 
 
@@ -114,6 +140,8 @@ RIVALS = (
     _vs_mlrt(128, 8),
     _vs_mlrt(128, 16),
     _vs_mlrt(128, 32),
+    _vs_mlrt(overlap=16),
+    _vs_mlrt(overlap=32),
 )
 
 CEILINGS = tuple(

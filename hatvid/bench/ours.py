@@ -15,6 +15,9 @@ from hatvid.upscaler import Upscaler
 
 __all__ = ["upscaler"]
 
+LONG_JOB = 10_000
+"""Frames ahead, for which ``auto`` measures which engine is the faster, as a job would."""
+
 
 def upscaler(task: Task, settings: Mapping[str, Any]) -> Runner:
     """Settings: ``engine``, ``precision`` and ``streams``, and ``tile`` (see the options of
@@ -40,7 +43,7 @@ def upscaler(task: Task, settings: Mapping[str, Any]) -> Runner:
         tile_options=TileOptions(tile=tile),
         reuse=ReuseOptions(mode="off"),
     )
-    chosen = ours.warm_up(task.height, task.width)
+    chosen = ours.warm_up(task.height, task.width, ahead=LONG_JOB)
 
     def upscale(frame: Array) -> Array:
         larger: Array = ours(torch.from_numpy(frame)).numpy()

@@ -23,7 +23,7 @@ from hatvid.jobs.receipt import Receipt
 from hatvid.jobs.upscale import upscale
 from hatvid.model.fingerprint import state_dict_hash
 from hatvid.model.zoo import load_model, resolve_model
-from hatvid.options import EngineOptions, ReuseOptions
+from hatvid.options import EngineOptions
 from hatvid.upscaler import EngineFactory, Upscaler
 from hatvid.video.sink import VideoSink
 from hatvid.video.source import VideoSource
@@ -119,23 +119,22 @@ def pipeline_cost(
     network = load_model(model)
     options = EngineOptions(threads=threads, streams="auto")  # as a job has it
 
-    def upscaler(factory: EngineFactory) -> Upscaler:
+    def upscaler(factory: EngineFactory, fingerprint: str | None) -> Upscaler:
         return Upscaler(
             network,
             scale=network.scale,
             engine_options=options,
-            fingerprint=state_dict_hash(network),
+            fingerprint=fingerprint,
             engine_factory=factory,
             name=resolve_model(model).name,
-            # Rounds repeat the clip: what is reused in one would be missing in the other.
-            reuse=ReuseOptions(mode="off"),
         )
 
     watch = _Watched()
     with (
         tempfile.TemporaryDirectory(prefix="hatvid-bench-") as name,
-        upscaler(watch.instant) as instant,
-        upscaler(watch.real) as real,
+        # Without a name, or what is measured of it would be taken for the network's.
+        upscaler(watch.instant, None) as instant,
+        upscaler(watch.real, state_dict_hash(network)) as real,
     ):
         folder = Path(name)
         if clip is None:
@@ -172,6 +171,7 @@ class _Job:
 
     def run(self, upscaler: Upscaler) -> tuple[Receipt, Run]:
         self.watch.stopwatch = stopwatch = Stopwatch()
+        upscaler.forget()  # rounds repeat the clip
         functions = {place: stage for stage, places in STAGES.items() for place in places}
         cpu = time.process_time()
         with stopwatch.on(functions):

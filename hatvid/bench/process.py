@@ -175,8 +175,9 @@ def _environment(folder: Path, threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,
         "OPENBLAS_NUM_THREADS": count,
-        # What torch.compile makes is made anew, and for this race alone.
+        # What is compiled or measured is so anew, and for this race alone.
         "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
         # With the modules of this process, wherever they were found.
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "PYTHONUTF8": "1",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -170,7 +170,7 @@ class _Start:
         self._conditions = conditions
         self._stack = stack
         self._tell = tell
-        self._onnx: dict[int, str | EngineError] = {}
+        self._onnx: dict[tuple[int, int], str | EngineError] = {}
         self._reference: Tensor | None = None
 
     def __call__(self, contestant: Contestant) -> _Racer:
@@ -211,7 +211,7 @@ class _Start:
         """The task, with the network as ONNX if the contestant wants it."""
         if not one.onnx:
             return self._task
-        tile = one.tile()
+        tile = one.tile(self._task.height, self._task.width)
         if tile not in self._onnx:
             self._onnx[tile] = self._exported(tile)
         path = self._onnx[tile]
@@ -219,10 +219,10 @@ class _Start:
             raise path
         return replace(self._task, onnx=path)
 
-    def _exported(self, tile: int) -> str | EngineError:
-        height, width = (tile, tile) if tile else (self._task.height, self._task.width)
+    def _exported(self, tile: tuple[int, int]) -> str | EngineError:
+        height, width = tile
         self._tell(f"exporting the published network for {width}x{height} as ONNX")
-        path = str(self._folder / f"published-{tile}.onnx")
+        path = str(self._folder / f"published-{width}x{height}.onnx")
         given = replace(self._task, height=height, width=width, onnx=path)
         request = {
             "do": "call",
@@ -241,22 +241,30 @@ class _Start:
         one = racer.contestant
         if len(one.settings) == 1 or not self._conditions.tries:
             return one.settings[0]
-        request = {"do": "turn", "seconds": self._conditions.seconds}
+        trials = [_Racer(one) for _ in one.settings]
+        with ExitStack() as stack:
+            for trial, settings in zip(trials, one.settings, strict=True):
+                self._tell(f"trying {one.name}{_words(settings)}")
+                trial.process = stack.enter_context(self._process())
+                try:
+                    self._built(trial.process, one, given, settings)
+                    trial.process.stop()
+                except EngineError as error:
+                    trial.fail(str(error))
+            # By turns, as in the race: a busy minute is everybody's.
+            for number in range(TRIES):
+                for trial in trials:
+                    _turn(trial, number, self._conditions.seconds)
         best, least = one.settings[0], None
-        for settings in one.settings:
-            self._tell(f"trying {one.name}{_words(settings)}")
+        for trial, settings in zip(trials, one.settings, strict=True):
             tried: dict[str, Any] = {"settings": dict(settings)}
-            try:
-                with self._process() as process:
-                    self._built(process, one, given, settings)
-                    tried["seconds"] = statistics.median(
-                        process.ask(request, seconds=TURN_LIMIT)["seconds"] for _ in range(TRIES)
-                    )
-            except EngineError as error:
-                tried["reason"] = str(error)
+            if trial.seconds:
+                tried["seconds"] = seconds = statistics.median(trial.seconds)
+                if least is None or seconds < least:
+                    best, least = settings, seconds
+            else:
+                tried["reason"] = trial.reason
             racer.tried.append(tried)
-            if "seconds" in tried and (least is None or tried["seconds"] < least):
-                best, least = settings, tried["seconds"]
         return best
 
     def _snr(self, one: Contestant, told: Mapping[str, Any]) -> float | None:
@@ -277,26 +285,25 @@ class _Start:
 
 
 def _turns(racers: Sequence[_Racer], conditions: Conditions, tell: Callable[[str], None]) -> None:
-    request = {"do": "turn", "seconds": conditions.seconds}
     for number, order in enumerate(orders(len(racers), conditions.rounds, conditions.seed)):
         tell(f"round {number + 1} of {conditions.rounds}")
-        for racer in _ready(racers, order):
-            assert racer.process is not None
-            racer.process.resume()
-            try:
-                told = racer.process.ask(request, seconds=TURN_LIMIT)
-            except HatvidError as error:
-                racer.fail(f"in round {number + 1}: {error}")
-                continue
-            racer.process.stop()
-            racer.seconds.append(told["seconds"])
-            racer.memory = told["memory"]
+        for place in order:
+            _turn(racers[place], number, conditions.seconds)
 
 
-def _ready(racers: Sequence[_Racer], order: Sequence[int]) -> Iterator[_Racer]:
-    for place in order:
-        if racers[place].process is not None:
-            yield racers[place]
+def _turn(racer: _Racer, number: int, seconds: float) -> None:
+    """Let one run about so long, if it is still there."""
+    if racer.process is None:
+        return
+    racer.process.resume()
+    try:
+        told = racer.process.ask({"do": "turn", "seconds": seconds}, seconds=TURN_LIMIT)
+    except HatvidError as error:
+        racer.fail(f"in round {number + 1}: {error}")
+        return
+    racer.process.stop()
+    racer.seconds.append(told["seconds"])
+    racer.memory = told["memory"]
 
 
 def _words(settings: Settings) -> str:

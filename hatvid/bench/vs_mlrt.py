@@ -7,6 +7,7 @@ from typing import Any
 
 import vapoursynth as vs
 
+from hatvid.bench.contestants import tile_shape
 from hatvid.bench.runner import Runner, Task
 from hatvid.bench.vs_clip import ClipRunner
 from hatvid.errors import EngineError
@@ -16,13 +17,17 @@ __all__ = ["plugin"]
 
 def plugin(task: Task, settings: Mapping[str, Any]) -> Runner:
     """Settings: ``fp16`` and ``streams`` are the plugin's; ``tile`` and ``overlap`` are in
-    input pixels, without ``tile`` it gets the whole frame at once."""
+    input pixels, ``halves`` are two tiles of full height, and without either it gets the whole
+    frame at once."""
     if not hasattr(vs.core, "ov"):
         raise EngineError("vs-mlrt's plugin is not installed; run: pip install 'hatvid[bench]'")
     streams: int = settings["streams"]
     options: dict[str, Any] = {"num_streams": streams, "fp16": settings["fp16"]}
-    if settings.get("tile"):
-        options |= {"tilesize": [settings["tile"]] * 2, "overlap": [settings["overlap"]] * 2}
+    height, width = tile_shape(settings, task.height, task.width)
+    if (height, width) != (task.height, task.width):
+        overlap = settings["overlap"]
+        options["tilesize"] = [width, height]
+        options["overlap"] = [overlap, overlap if height < task.height else 0]
 
     def larger(clip: Any) -> Any:
         return vs.core.ov.Model(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hatvid.bench.contestants import CONTESTANTS, REFERENCE, chosen
+from hatvid.bench.contestants import CONTESTANTS, REFERENCE, chosen, tile_shape
 from hatvid.bench.machine import allowed_cpus, default_threads, machine_facts, pinned_cpus
 from hatvid.bench.material import Network, moving_frames, published_flops, redraw
 from hatvid.bench.material import network as named
@@ -32,13 +32,29 @@ ALWAYS = {REFERENCE, "matrix product fp32", "matrix product bf16"}
 def test_all_that_the_race_is_about_take_part() -> None:
     everybody = names()
     assert everybody >= ALWAYS | {"published compiled", "onnxruntime", "vs-mlrt", "hatvid auto"}
-    assert not [name for name in everybody if "tile" in name]
+    assert not [name for name in everybody if "tile" in name or "halves" in name]
     assert everybody - names(quick=True) == {"published compiled"}
     assert len({one.name for one in CONTESTANTS}) == len(CONTESTANTS)
 
 
 def test_rivals_have_tiles_in_clips() -> None:
-    assert {"vs-mlrt", "vs-mlrt tile 64+8", "vs-mlrt tile 128+16"} <= names(clip=True)
+    tiles = {"vs-mlrt tile 64+8", "vs-mlrt tile 128+16", "vs-mlrt halves+16", "vs-mlrt halves+32"}
+    assert tiles | {"vs-mlrt"} <= names(clip=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape"),
+    [
+        ({"fp16": True, "streams": 2}, (180, 320)),
+        ({"tile": 64, "overlap": 8}, (64, 64)),
+        # Two with no pixel computed for nothing: 176 + 176 - 2 * 16 = 320.
+        ({"halves": 1, "overlap": 16}, (180, 176)),
+        ({"halves": 1, "overlap": 32}, (180, 192)),
+        ({"halves": 1, "overlap": 8}, (180, 176)),
+    ],
+)
+def test_shapes_of_tiles(settings: dict[str, int], shape: tuple[int, int]) -> None:
+    assert tile_shape(settings, 180, 320) == shape
 
 
 def test_chosen_by_parts_of_names() -> None:

@@ -179,3 +179,14 @@ def test_it_ends_with_a_parent_that_is_killed(folder: Path, given: Task, state: 
         assert stopped == (state == "stopped")
         parent.send_signal(signal.SIGKILL)
     assert until(lambda: gone(pid))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems do not inherit it")
+def test_memory_is_the_contestant_s_own() -> None:
+    held = bytearray(os.urandom(1 << 20)) * 600  # as a race holds outputs
+    program = "from hatvid.bench.child import peak_memory; print(peak_memory())"
+    before = int(subprocess.check_output([sys.executable, "-c", program]))
+    more = f"kept = b'1' * (200 << 20); {program}"
+    after = int(subprocess.check_output([sys.executable, "-c", more]))
+    assert before < len(held) / 2
+    assert 190 << 20 < after - before < 210 << 20

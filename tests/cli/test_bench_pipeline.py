@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+import hatvid.tile_runner
 from hatvid.bench.pipeline import STAGES, PipelineCost, pipeline_cost
 from hatvid.bench.stopwatch import Stopwatch
 from hatvid.cli.main import cli
+from hatvid.engine import ResolvedEngine, TileSpec
 from hatvid.errors import HatvidError
 
 
@@ -44,6 +48,30 @@ def test_only_the_network_is_left_out(cost: PipelineCost) -> None:
     assert 0 < cost.ratio < 1
     straight = ("colour in", "tiles", "network", "colour out")
     assert sum(cost.real.stages[stage] for stage in straight) <= cost.real.wall
+
+
+def test_nothing_is_kept_of_the_engine_that_returns_at_once(
+    checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a later job would take what was measured of it for the network's."""
+    asked: dict[str, str | None] = {}
+
+    def asked_of(
+        resolved: ResolvedEngine,
+        spec: TileSpec,
+        build: Callable[[ResolvedEngine], Any],
+        *,
+        fingerprint: str | None,
+        **_: Any,
+    ) -> ResolvedEngine:
+        asked[type(build(resolved)._engine).__name__] = fingerprint
+        return resolved
+
+    monkeypatch.setattr(hatvid.tile_runner, "faster_on_cpu", asked_of)
+    pipeline_cost(clip, model=str(checkpoint), frames=2, rounds=1)
+    assert asked.pop("_Repeats") is None
+    (fingerprint,) = asked.values()
+    assert fingerprint is not None
 
 
 def test_a_stopwatch_counts_every_thread_and_every_step() -> None:
