@@ -325,10 +325,9 @@ class Upscaler:
             width: of the frames in pixels.
             frames: (N, 3, height, width), to decide the precision by; without them
                 it is decided by a fixed test picture, so that every run decides alike.
-            ahead: how many frames are to come, if that is known. If they are many, ``auto``
-                on a CPU measures whether OpenVINO or PyTorch is the faster, and keeps the
-                answer for a network's fingerprint and size. Else it is the kept answer, or
-                OpenVINO.
+            ahead: how many frames are to come, if that is known. If they are many, ``auto`` on
+                a CPU measures whether OpenVINO or PyTorch is faster, and keeps the answer for
+                a network's fingerprint and size; else it is the kept one, or OpenVINO.
 
         Raises:
             OptionError: the size, or the frames, are not possible.

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from hatvid.cli.bench_operators import operators_option, run_operators
 from hatvid.cli.bench_pipeline import pipeline_option, run_pipeline
 from hatvid.cli.bench_race import SYNTHETIC, run_races, separated
 from hatvid.errors import OptionError
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from hatvid.bench.traffic import Traffic
 
 __all__ = ["bench"]
+
+_OTHERS = ("traffic", "kernels", "pipeline", "operators")
+"""What may be done in place of a race."""
 
 SMALLEST, LARGEST = 16, 16_384
 """Pixels along a side."""
@@ -41,10 +45,11 @@ class Size(click.ParamType[tuple[int, int]]):
 
 
 @click.command(short_help="Race hatvid against other ways to run HAT; or count what a frame costs.")
-@click.option("--race", is_flag=True, help="Measure; what is done without the three below.")
+@click.option("--race", is_flag=True, help="Measure; what is done without the four below.")
 @click.option("--traffic", is_flag=True, help="FLOPs, bytes and kernel launches of a frame.")
 @click.option("--kernels", is_flag=True, help="Registers and memory of hatvid's own GPU kernels.")
 @pipeline_option
+@operators_option
 @click.option(
     "--model",
     "models",
@@ -141,12 +146,13 @@ def bench(context: click.Context, /, **given: Any) -> None:
 
     With --pipeline a whole job is measured: with a network that returns at once, by turns with
     the same job as it is, of hat-nano-x4 or another checkpoint (--model). So it shows what
-    decoding, colours, tiles, encoding and Python take.
+    decoding, colours, tiles, encoding and Python take. With --operators OpenVINO's engine runs
+    with its clocks on, and each kind of operator is told.
 
     How all of that is measured and counted stands in docs/performance.md.
     """
     models = separated(given["models"])
-    others = given["traffic"] or given["kernels"] or given["pipeline"] is not None
+    others = any(given[name] not in (False, None) for name in _OTHERS)
     if given["traffic"]:
         if len(models) > 1 or len(given["sizes"]) > 1:
             raise OptionError("--traffic counts one model and one size; leave out the others")
@@ -169,6 +175,15 @@ def bench(context: click.Context, /, **given: Any) -> None:
             threads=given["threads"],
             markdown=given["markdown"],
             json_file=given["json_file"],
+        )
+    if given["operators"]:
+        if len(models) > 1 or len(given["sizes"]) > 1:
+            raise OptionError("--operators runs one model and one size; leave out the others")
+        run_operators(
+            models[0] if models else "hat-nano-x4",
+            given["sizes"][0] if given["sizes"] else (64, 64),
+            runs=given["rounds"],
+            **{name: given[name] for name in ("scale", "threads", "markdown", "json_file")},
         )
     if given["race"] or not others:
         _race(context, models, given)

@@ -14,7 +14,7 @@ import logging
 import platform
 import re
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from hatvid.engine.cache import ModelCache, code_hash, hatvid_version
 from hatvid.engine.prepare import check_input, check_output, prepared
 from hatvid.errors import EngineError, OutOfMemoryError
 
-__all__ = ["OpenVINOEngine", "cpu_facts", "native_bf16"]
+__all__ = ["OpenVINOEngine", "Operator", "cpu_facts", "native_bf16"]
 
 CACHE_FORMAT = 2
 """Counts up when what is stored, or how it is made, changes."""
@@ -38,6 +38,20 @@ CACHE_FORMAT = 2
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """One operator of a compiled model, as it ran."""
+
+    type: str
+    """OpenVINO's."""
+
+    name: str
+    """With the module that it comes from, where it comes from one."""
+
+    seconds: float
+    """0 where nothing is computed, as the operator is part of another or only names memory."""
 
 
 class OpenVINOEngine:
@@ -55,6 +69,7 @@ class OpenVINOEngine:
             the threads. Two threads on one tile wait for each other at the end of every
             operator; on two tiles they do not. With streams, what a tile becomes hangs
             on nothing else in its batch, as each is a call of its own.
+        clocked: keep what each operator took, for :meth:`operators`.
 
     Raises:
         EngineError: the module cannot be traced, translated or compiled.
@@ -72,6 +87,7 @@ class OpenVINOEngine:
         cache_dir: Path | None,
         threads: int | None = None,
         streams: int = 1,
+        clocked: bool = False,
     ) -> None:
         if spec.device.type != "cpu" or spec.dtype != torch.float32:
             raise EngineError(
@@ -91,6 +107,8 @@ class OpenVINOEngine:
             # while others are idle.
             "ENABLE_CPU_PINNING": False,
         }
+        if clocked:
+            config["PERF_COUNT"] = True
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
@@ -134,6 +152,14 @@ class OpenVINOEngine:
                 f"OpenVINO failed: {_reason(error)}; if memory ran out choose a smaller tile"
             ) from error
         return self._output
+
+    def operators(self) -> list[Operator]:
+        """What the last run's operators took; empty if the engine was not built ``clocked``."""
+        return [
+            Operator(type=one.node_type, name=one.node_name, seconds=one.real_time.total_seconds())
+            for request in self._requests
+            for one in request.get_profiling_info()
+        ]
 
     def close(self) -> None:
         """Free the compiled model and its buffers."""
