@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from hatvid.model.attention import OverlapAttention, WindowAttention, WindowTables
@@ -130,6 +131,10 @@ class HAB(nn.Module):
         qkv_bias: of the attention.
         qk_scale: of the attention.
         cab: whether there is a CAB.
+
+    Attributes:
+        drop_path: chance that, in training, a branch is left out for a picture (stochastic
+            depth; the CAB's is not); those that stay count so much the more.
     """
 
     conv_block: CAB | None
@@ -150,6 +155,7 @@ class HAB(nn.Module):
     ) -> None:
         super().__init__()
         self.conv_scale = conv_scale
+        self.drop_path = 0.0
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, num_heads, window_size, shift_size, qkv_bias, qk_scale)
         self.conv_block = CAB(dim, compress_ratio, squeeze_factor) if cab else None
@@ -160,12 +166,20 @@ class HAB(nn.Module):
         """(N, H*W, C) -> (N, H*W, C)."""
         y = self.norm1(x)
         if self.conv_block is None:
-            x = x + self.attn(y, tables)
+            x = x + self._thinned(self.attn(y, tables))
         else:
             local = to_tokens(self.conv_block(to_map(y, tables)))
-            x = x + self.attn(y, tables) + local * self.conv_scale
-        out: Tensor = x + self.mlp(self.norm2(x))
+            x = x + self._thinned(self.attn(y, tables)) + local * self.conv_scale
+        out: Tensor = x + self._thinned(self.mlp(self.norm2(x)))
         return out
+
+    def _thinned(self, branch: Tensor) -> Tensor:
+        if not self.training or self.drop_path == 0:
+            return branch
+        kept = 1 - self.drop_path
+        drawn = torch.rand(len(branch), 1, 1, dtype=branch.dtype, device=branch.device)
+        thinned: Tensor = branch / kept * (kept + drawn).floor()
+        return thinned
 
 
 class OCAB(OverlapAttention):

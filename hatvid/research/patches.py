@@ -52,7 +52,8 @@ class Patches(Dataset[tuple[Tensor, Tensor]]):
         """Whose turn it is."""
         if len(self.tasks) == 1:
             return self.tasks[0]
-        random = np.random.default_rng([self._seed, self._number, iteration])
+        # The last word tells it from patches' own: a 0, or none, would be the first one's.
+        random = np.random.default_rng([self._seed, self._number, iteration, 2**32 - 1])
         return self.tasks[int(random.choice(len(self.tasks), p=self._chances))]
 
     def beyond(self, task: str, count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -124,7 +125,7 @@ def batches(
         # Not by fork: threads of PyTorch and FFmpeg would be forked away.
         multiprocessing_context="spawn" if workers else None,
         pin_memory=pinned,
-        worker_init_fn=_ignore_ctrl_c,
+        worker_init_fn=_ignore_signals,
     )
     try:
         yield from loader
@@ -133,9 +134,11 @@ def batches(
         raise InputError(str(error).rpartition("InputError: ")[2]) from error
 
 
-def _ignore_ctrl_c(worker: int) -> None:
-    # It goes to all processes of a terminal; the one that trains says when to end.
+def _ignore_signals(worker: int) -> None:
+    # They go to all processes of a terminal, or of a job; the one that trains says when to
+    # end. Workers end with it, however it ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Keys:

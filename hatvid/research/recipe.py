@@ -49,9 +49,10 @@ class Network(RecipePart):
     overlap_ratio: float | None = None
     compress_ratio: Positive | None = None
     squeeze_factor: Positive | None = None
-    conv_scale: float | None = None
     mlp_ratio: float | None = None
     num_feat: Positive | None = None
+    cab: bool | None = None
+    ocab: bool | None = None
 
     cab_gain: Annotated[float, Field(gt=0)] = 1.0
     """Factor of the initial weights of each CAB's second convolution; 1 is the paper's."""
@@ -237,6 +238,10 @@ class Stage(RecipePart):
 
     clip: Annotated[float, Field(gt=0)] | None = None
     """The largest norm of the gradient."""
+
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth: the chance that a branch of the last HAB is left out for a picture;
+    it grows in even steps from the first one's, 0."""
 
     fit: Annotated[int, Field(ge=0)] = 0
     """Patches by which the tail of the network's scale begins as the best in closed form for

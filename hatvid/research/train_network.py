@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from hatvid.errors import CheckpointError
-from hatvid.model.blocks import CAB
+from hatvid.model.blocks import CAB, HAB
 from hatvid.model.checkpoint import read_state_dict
 from hatvid.model.hat import HAT
 from hatvid.model.zoo import check_file, resolve_model
 from hatvid.research.recipe import Network, Start, Task
 
-__all__ = ["Tasks", "begin_with", "build_tasks", "follow", "is_tail"]
+__all__ = ["Tasks", "begin_with", "build_tasks", "drop_paths", "follow", "is_tail"]
 
 _TAIL = ("conv_before_upsample.", "upsample.", "conv_last.")
 _BODY_PARTS = ("conv_first", "patch_embed", "layers", "norm", "conv_after_body")
@@ -123,6 +123,14 @@ def begin_with(tasks: Tasks, start: Start, path: str, scale: int) -> list[str]:
         net.load_state_dict(fits, strict=False)
         missing |= dict.fromkeys(lacking)
     return list(missing)
+
+
+def drop_paths(tasks: Tasks, rate: float) -> None:
+    """Give the HABs their chances of stochastic depth, from 0 in even steps to ``rate``."""
+    body = next(iter(tasks.nets.values()))  # which all share
+    blocks = [part for part in body.modules() if isinstance(part, HAB)]
+    for block, chance in zip(blocks, torch.linspace(0, rate, len(blocks)).tolist(), strict=True):
+        block.drop_path = chance
 
 
 def follow(tasks: Tasks, before: Tasks) -> None:

@@ -8,23 +8,24 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hatvid.errors import InputError, OptionError, OutputError, TrainingError
+from hatvid.errors import InputError, OptionError, TrainingError
 from hatvid.model.catalog import KNOWN
 from hatvid.model.hat import HAT
-from hatvid.research.atomic import write_whole
 from hatvid.research.measure import measure, resized, upscaled
 from hatvid.research.outcome import Outcome
 from hatvid.research.pairs import Pair, find_pairs
 from hatvid.research.patches import Patches, batches
 from hatvid.research.recipe import Recipe
+from hatvid.research.run_folder import BEST, LATEST, STATE, open_folder, refuse_to_lose
 from hatvid.research.schedule import learning_rate
 from hatvid.research.tail_fit import fit_tail
 from hatvid.research.train_log import Measured, Rows, Trained, draw_curves, hours
-from hatvid.research.train_network import Tasks, begin_with, build_tasks, follow
+from hatvid.research.train_network import Tasks, begin_with, build_tasks, drop_paths, follow
 from hatvid.research.train_state import (
     Place,
     load_state,
@@ -34,10 +35,7 @@ from hatvid.research.train_state import (
 )
 from hatvid.research.world import World
 
-__all__ = ["BEST", "LATEST", "STATE", "Trainer"]
-
-STATE, LATEST, BEST = "state.safetensors", "latest.pth", "best.pth"
-"""In the run's folder."""
+__all__ = ["Trainer"]
 
 type _Batch = tuple[Tensor, Tensor]
 
@@ -107,6 +105,13 @@ class Trainer:
     def begin(self, *, overwrite: bool, changed: bool) -> None:
         """Build the network; take up the kept state if there is one."""
         found = None if overwrite else read_place(self.folder / STATE)
+        if self._world.any(found is not None) and self._world.any(found is None):
+            raise OptionError(
+                f"not all processes see the state in {self.folder}; let run.folder be one that "
+                "all of them share"
+            )
+        if found is None:
+            refuse_to_lose(self.folder, self._recipe, overwrite=overwrite)
         own = self._recipe.fingerprint()
         if found is not None and found.recipe != own and not changed:
             raise OptionError(
@@ -135,11 +140,15 @@ class Trainer:
             if new:
                 self._tell(f"{len(new)} tensors begin anew: {', '.join(new[:4])}, ...")
             self.average.load_state_dict(self.tasks.state_dict())
+        self._world.wait()  # until all have read what they begin with
         if self._world.leads:
-            self._open_folder(anew=found is None)
+            open_folder(self.folder, self._recipe, anew=found is None)
+            self._log = Rows(self.folder / "log.csv", Trained, self.iteration)
+            self._measured = Rows(self.folder / "validation.csv", Measured, self.iteration)
         if found is None:
             self._fit()
             self.validate()
+            self.save()  # or the best checkpoint would be there without a state
 
     def next_stage(self) -> None:
         """Begin the next stage with the averaged weights."""
@@ -181,22 +190,6 @@ class Trainer:
             lr=stage.learning_rate,
             betas=stage.betas,
             weight_decay=stage.weight_decay,
-        )
-
-    def _open_folder(self, *, anew: bool) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for name in (STATE, LATEST, BEST, "log.csv", "validation.csv") if anew else ():
-                (self.folder / name).unlink(missing_ok=True)  # of a run that is given up
-        except OSError as error:
-            raise OutputError(
-                f"{self.folder} cannot be made ({error.strerror}); mend run.folder in the recipe"
-            ) from error
-        self._log = Rows(self.folder / "log.csv", Trained, self.iteration)
-        self._measured = Rows(self.folder / "validation.csv", Measured, self.iteration)
-        write_whole(
-            self.folder / "recipe.json",
-            (self._recipe.model_dump_json(indent=1, exclude_none=True) + "\n").encode(),
         )
 
     # -- Training. ------------------------------------------------------------------------
@@ -242,15 +235,20 @@ class Trainer:
         return True
 
     def _kept_on_failure(self, coming: Iterator[_Batch]) -> Iterator[_Batch]:
-        """What comes; if a picture cannot be read, the state is kept first."""
+        """What comes; if a picture cannot be read by any process, the state is kept first."""
         while True:
+            failure = None
             try:
                 batch = next(coming)
             except StopIteration:
                 return
-            except InputError:
+            except InputError as error:
+                failure = error
+            if self._world.any(failure is not None):
                 self.save()
-                raise
+                raise failure or TrainingError(
+                    "another process cannot read a picture, and says which; the state is kept"
+                )
             yield batch
 
     def _step(
@@ -269,6 +267,11 @@ class Trainer:
         x = small.to(device, non_blocking=True).float() / 255
         wanted = large.to(device, non_blocking=True).float() / 255
         half = self._recipe.run.precision == "bf16"
+        if stage.drop_path:
+            # Of this step alone, so that a resumed run draws the same.
+            place = [self._recipe.run.seed, self.place.stage, self.place.iteration]
+            drawn = np.random.SeedSequence([*place, self._world.rank, 2**32 - 1])
+            torch.manual_seed(int(drawn.generate_state(1)[0]))
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
             made = running(x, task)
         loss = (made.float() - wanted).abs().mean()
@@ -295,6 +298,7 @@ class Trainer:
     def _running(self, patch: int) -> nn.Module:
         """The network as each step calls it."""
         self.tasks.train()
+        drop_paths(self.tasks, self._recipe.stage[self.place.stage].drop_path)
         for net in self.tasks.nets.values():
             assert isinstance(net, HAT)
             net.prepare(patch, patch)

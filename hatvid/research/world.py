@@ -41,6 +41,10 @@ class World:
         dist.all_reduce(shared)
         return [float(value) / self.size for value in shared]
 
+    def any(self, answer: bool) -> bool:
+        """Whether it is so in any of the processes."""
+        return self.mean(float(answer))[0] > 0
+
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes; ``values`` are overwritten by it."""
         if self.size > 1:

@@ -135,6 +135,30 @@ def test_a_signal_keeps_the_state_and_the_rest_is_the_same(
     assert all(torch.equal(cut[name], whole[name]) for name in cut)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="there are no groups of processes")
+def test_a_signal_to_the_whole_job_keeps_the_state(
+    recipe: Callable[[int], Path], tmp_path: Path
+) -> None:
+    """As torchrun, timeout and Slurm send it: to the processes that make batches, too."""
+    path = recipe(100_000)
+    path.write_text(path.read_text().replace("log_every = 1", "log_every = 1\nworkers = 2"))
+    running = subprocess.Popen(
+        [sys.executable, "-m", "hatvid", "train", str(path), "--threads", "1"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with running:
+        assert running.stderr is not None
+        told = next(line for line in running.stderr if line.startswith("iteration 2 "))
+        os.killpg(running.pid, signal.SIGTERM)
+        rest = running.stderr.read()
+    assert running.returncode == 143, told + rest
+    last = rest.splitlines()[-1]
+    assert re.fullmatch(r"hatvid: terminated; iteration \d+ of 100000 is kept; .*", last), rest
+    assert (tmp_path / "run" / "state.safetensors").exists()
+
+
 @pytest.mark.usefixtures("restored_threads", "listening_to_ctrl_c")
 def test_a_second_signal_ends_at_once(
     hatvid: Callable[..., Any],

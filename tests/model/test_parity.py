@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from hatvid.model import attention
 from hatvid.model.attention import BiasedAttention, WindowAttention, WindowTables
-from hatvid.model.blocks import OCAB, ChannelAttention
+from hatvid.model.blocks import HAB, OCAB, ChannelAttention
 from hatvid.model.hat import HAT, HATConfig, reflection_index
+from hatvid.research.train_network import Tasks, drop_paths
 
 FLOAT64 = 1e-9
 FLOAT32 = 2e-5
@@ -270,3 +271,23 @@ def test_inputs_smaller_than_the_padding(
     got = ours(x)
     assert got.shape == wanted.shape
     torch.testing.assert_close(got, wanted, rtol=0, atol=FLOAT64)
+
+
+def test_stochastic_depth_is_the_published_one(pair: Pair) -> None:
+    """Drawn from the same numbers, the same branches are left out, and weigh the same."""
+    ours, theirs = map(copy.deepcopy, pair(replace(HATConfig.hat_nano(2), depths=(3, 2))))
+    tasks = Tasks({"main": ours})
+    drop_paths(tasks, 0.5)  # published: 0.1
+    chances = [part.drop_path for part in tasks.modules() if isinstance(part, HAB)]
+    assert chances == pytest.approx([0, 0.125, 0.25, 0.375, 0.5])
+    drops = [part for part in theirs.modules() if type(part).__name__ == "DropPath"]
+    for drop, chance in zip(drops, chances[1:], strict=True):  # the first has none
+        drop.drop_prob = chance  # type: ignore[assignment]
+    pictures, made = picture(32, 32, batch=4), []
+    for net in (ours, theirs):
+        torch.manual_seed(11)
+        with torch.no_grad():
+            made.append(net.train()(pictures))
+    assert (made[0] - made[1]).abs().max() / made[1].std() < FLOAT64
+    with torch.no_grad():
+        assert (ours.eval()(pictures) - made[0]).abs().max() / made[1].std() > 0.01

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from hatvid.errors import OptionError
 from hatvid.research.patches import Patches, batches
 from hatvid.research.recipe_file import read_recipe
+from hatvid.research.train import train
 from hatvid.research.train_network import build_tasks
 from hatvid.research.trainer import Trainer
 from hatvid.research.world import World
@@ -60,6 +61,31 @@ def test_two_processes_have_the_gradient_of_the_joint_batch(
         assert parameter.grad is not None
         found = state[f"exp_avg.{name}"] * 10
         torch.testing.assert_close(found, parameter.grad, rtol=1e-3, atol=1e-7, msg=name)
+
+
+def test_two_processes_fit_one_tail(write_recipe: Write, tmp_path: Path) -> None:
+    stage = {"iterations": 1, "batch": 4, "rate": 1e-30, "stage": "fit = 8"}
+    path = write_recipe("two.toml", stage, folder="two")
+    (first, told), (second, quiet) = run_two(path)
+    assert (first, second, quiet) == (0, 0, ""), told + quiet
+    train(read_recipe(write_recipe("one.toml", stage, folder="one")))
+    one, two = (load_file(tmp_path / name / "state.safetensors") for name in ("one", "two"))
+    for name in one:
+        if name.startswith("weights."):
+            torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_picture_that_one_cannot_read_stops_both(write_recipe: Write, tmp_path: Path) -> None:
+    path = write_recipe("r.toml", {"iterations": 40, "batch": 2})
+    broken = tmp_path / "pictures" / "b.png"
+    broken.write_bytes(broken.read_bytes()[:-2000])
+    ended = run_two(path)
+    assert [code for code, _ in ended] == [1, 1]
+    said = [text.splitlines()[-1] for _, text in ended]
+    assert sum("b.png cannot be read as a picture" in line for line in said) >= 1
+    others = [line for line in said if "b.png" not in line]
+    assert all("another process cannot read a picture" in line for line in others)
+    assert (tmp_path / "run" / "state.safetensors").exists()
 
 
 def test_a_batch_that_cannot_be_shared(write_recipe: Write) -> None:

@@ -116,6 +116,21 @@ def test_pictures_are_drawn_as_asked(write_recipe: Write, tmp_path: Path) -> Non
     assert drawn["gradient"] == pytest.approx(2 / weights.sum(), abs=0.002)
 
 
+def test_whose_turn_it_is_says_nothing_of_the_pictures(write_recipe: Write) -> None:
+    task = '\n[[stage.task]]\nname = "{}"\nscale = 2\n'
+    path = write_recipe()
+    path.write_text(path.read_text() + "".join(map(task.format, "ab")))
+    patches = Patches(read_recipe(path), 0)
+    drawn: dict[str, list[float]] = {"a": [], "b": []}
+    patches.pictures.pick = lambda number: drawn[name].append(number) or 0  # type: ignore[method-assign, func-returns-value]
+    for iteration in range(400):
+        name = patches.task(iteration).name
+        patches[iteration, 0]
+    for numbers in drawn.values():
+        assert len(numbers) > 150
+        assert 0.4 < sum(number < 0.5 for number in numbers) / len(numbers) < 0.6
+
+
 def test_gradient_of_a_ramp() -> None:
     ramp = (np.arange(10)[:, None] * 3 + np.arange(12) * 5).astype(np.uint8)
     assert gradient(np.dstack([ramp] * 3)) == pytest.approx(8)

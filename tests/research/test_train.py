@@ -165,6 +165,56 @@ def test_a_run_cut_and_resumed_ends_with_the_same_bits(
     assert (tmp_path / "cut" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_stochastic_depth_is_drawn_for_each_step_alone(write_recipe: Write, tmp_path: Path) -> None:
+    stage = {"iterations": 6, "stage": "drop_path = 0.5"}
+    train(read_recipe(write_recipe("whole.toml", stage, folder="whole")))
+    recipe = read_recipe(write_recipe("cut.toml", stage, folder="cut"))
+    assert train(recipe, stop=after(3)).iteration == 3
+    torch.manual_seed(99)
+    assert train(recipe).finished
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    train(read_recipe(write_recipe("none.toml", {"iterations": 6}, folder="none")))
+    assert not same(weights(tmp_path / "whole"), weights(tmp_path / "none"))
+
+
+def test_checkpoints_are_not_lost_unasked(write_recipe: Write, tmp_path: Path) -> None:
+    path = write_recipe()
+    train(read_recipe(path))
+    state, latest = tmp_path / "run" / "state.safetensors", tmp_path / "run" / "latest.pth"
+    kept = latest.read_bytes()
+    state.unlink()
+    with pytest.raises(OptionError, match=r"without state.*another run.folder, or --overwrite"):
+        train(read_recipe(path))
+    start = '[start]\ncheckpoint = "run/latest.pth"'
+    with pytest.raises(OptionError, match=r"lies in run.folder"):
+        train(read_recipe(write_recipe(more=start)), overwrite=True)
+    assert latest.read_bytes() == kept
+    assert train(read_recipe(path), overwrite=True).finished
+
+
+def test_a_run_that_was_killed_at_once_can_go_on(
+    write_recipe: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A best checkpoint is written before the first step."""
+    recipe = read_recipe(write_recipe(more='[validation]\npictures = "pictures"\nevery = 2'))
+
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as during:
+        during.setattr("hatvid.research.trainer.Trainer.run_stage", killed)
+        with pytest.raises(SystemExit):
+            train(recipe)
+    assert (tmp_path / "run" / "best.pth").exists()
+    assert train(recipe).finished
+
+
+def test_ablations_are_trained_and_known_again(write_recipe: Write, tmp_path: Path) -> None:
+    train(read_recipe(write_recipe(network="cab = false\nocab = false")))
+    found = load_checkpoint(tmp_path / "run" / "latest.pth").config
+    assert (found.cab, found.ocab) == (False, False)
+
+
 def test_a_finished_run_is_not_run_again(write_recipe: Write, tmp_path: Path) -> None:
     recipe = read_recipe(write_recipe())
     first = train(recipe)
