@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from hatvid.cli.lines import one_line
+from hatvid.cli.signals import ignore_signals
 from hatvid.errors import OptionError
 
 __all__ = ["training_set"]
@@ -23,6 +24,7 @@ def training_set(folder: Path, pictures: tuple[Path, ...], debian: bool) -> None
     Each picture is reduced (Lanczos; to 1/2 above 1000 pixels of width, to 1/3 above 3000),
     which removes traces of JPEG. Of its squares of 144 pixels, 72 apart, the 160 with the
     largest mean gradient are kept; flat ones are not. sources.csv tells where all are from.
+    FOLDER is there only when all are in it.
     """
     if bool(pictures) == debian:
         raise OptionError("give either PICTURES or --debian")
@@ -33,6 +35,6 @@ def training_set(folder: Path, pictures: tuple[Path, ...], debian: bool) -> None
 
     with tempfile.TemporaryDirectory(prefix="hatvid-set-") as place:
         sources = fetch_debian(Path(place), tell=tell) if debian else list(pictures)
-        rows = make_set(folder, sources, tell=tell)
+        rows = make_set(folder, sources, tell=tell, publishing=ignore_signals)
     kept = [row.patches for row in rows if row.patches]
     click.echo(f"{sum(kept)} patches of {len(kept)} pictures in {folder}")

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hatvid.errors import InputError, OptionError, OutputError
-from hatvid.research.atomic import write_whole
+from hatvid.errors import InputError, OptionError
+from hatvid.research.atomic import PartialFolder
 from hatvid.research.matlab_resize import Pixels
 from hatvid.research.training_pictures import gradient
 from hatvid.video.picture_names import is_picture
@@ -70,50 +70,55 @@ def make_set(
     sources: Sequence[Path],
     *,
     tell: Callable[[str], None] = lambda line: None,
+    publishing: Callable[[], None] = lambda: None,
 ) -> list[CutPicture]:
     """Cut patches out of pictures into a folder, with a list of where they are from.
 
     Args:
-        folder: does not exist yet, or is empty.
+        folder: does not exist yet, or is empty; it has its name only when the set is whole.
         sources: pictures, and folders of them.
         tell: told of each picture.
+        publishing: told when the set is whole, before the folder gets its name.
 
     Returns:
         A row for each picture, as in ``sources.csv``.
 
     Raises:
-        OptionError: the folder holds something.
-        InputError: a source is missing, cannot be read, or holds no picture.
+        OptionError: the folder holds something, or is a disk's or the one that we are in.
+        InputError: a source is missing, cannot be read, or holds no picture; or no picture
+            gives a patch.
         OutputError: the disk refuses.
     """
     paths = list(_all_pictures(sources))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise OptionError(f"{folder} is not empty; name another folder")
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be made ({error.strerror}); name another") from error
     rows = []
-    for number, path in enumerate(paths):
-        pixels, reduced_by = _read(path)
-        patches = cut_patches(pixels)
-        for place, patch in enumerate(patches):
-            write_whole(folder / f"{number:03d}_{place:03d}.png", encode_png(patch))
-        height, width = pixels.shape[:2]
-        row = CutPicture(
-            source=str(path),
-            width=width,
-            height=height,
-            reduced_by=reduced_by,
-            patches=len(patches),
-        )
-        rows.append(row)
-        tell(f"{len(patches):4} patches of {path}, 1/{reduced_by}: {width}x{height}")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(CutPicture)])
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    write_whole(folder / "sources.csv", text.getvalue().encode())
+    with PartialFolder(folder) as partial:
+        for number, path in enumerate(paths):
+            pixels, reduced_by = _read(path)
+            patches = cut_patches(pixels)
+            for place, patch in enumerate(patches):
+                partial.write(f"{number:03d}_{place:03d}.png", encode_png(patch))
+            height, width = pixels.shape[:2]
+            row = CutPicture(
+                source=str(path),
+                width=width,
+                height=height,
+                reduced_by=reduced_by,
+                patches=len(patches),
+            )
+            rows.append(row)
+            tell(f"{len(patches):4} patches of {path}, 1/{reduced_by}: {width}x{height}")
+        if not any(row.patches for row in rows):
+            raise InputError(
+                f"none of the {len(rows)} pictures gives a patch: once reduced, they are smaller "
+                f"than {SIDE}x{SIDE} pixels, or flat; give larger ones, or such as show more"
+            )
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(CutPicture)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+        partial.write("sources.csv", text.getvalue().encode())
+        publishing()
+        partial.publish()
     return rows
 
 
@@ -211,7 +216,7 @@ def _read(path: Path) -> tuple[Pixels, int]:
             rgb = image.convert("RGB")
         except Exception as error:  # Pillow answers broken files with nearly any kind
             raise InputError(f"{path} cannot be read ({error}); leave it out") from error
-    size = rgb.width // reduced_by, rgb.height // reduced_by
+    size = rgb.width // reduced_by, max(1, rgb.height // reduced_by)
     return np.asarray(rgb.resize(size, Image.Resampling.LANCZOS)), reduced_by
 
 

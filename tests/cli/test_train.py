@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from hatvid.research import trainer
+from hatvid.research import atomic, trainer, training_set
 from hatvid.research.recipe_file import shipped_recipes
 
 RECIPE = """
@@ -270,3 +270,64 @@ def test_a_training_set(hatvid: Callable[..., Any], tmp_path: Path) -> None:
     for arguments in ((), (tmp_path / "in", "--debian")):
         wrong = hatvid("training-set", tmp_path / "other", *arguments)
         assert (wrong.code, "give either PICTURES or --debian" in wrong.err) == (2, True)
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """A folder of two pictures, two patches each."""
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        codes = np.random.default_rng(number).integers(0, 256, (150, 220, 3), np.uint8)
+        Image.fromarray(codes).save(tmp_path / "in" / f"{number}.png")
+    return tmp_path / "in"
+
+
+@pytest.mark.usefixtures("listening_to_ctrl_c")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_no_part_of_a_set(
+    hatvid: Callable[..., Any],
+    noise: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    encode, encoded = training_set.encode_png, []
+
+    def signalled(patch: Any) -> bytes:
+        encoded.append(patch)
+        if len(encoded) == 4:
+            os.kill(os.getpid(), number)
+        return encode(patch)
+
+    with monkeypatch.context() as during:
+        during.setattr(training_set, "encode_png", signalled)
+        done = hatvid("training-set", tmp_path / "set", noise)
+    assert done.code == code
+    assert done.err.endswith("; nothing was written under the output's name\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert hatvid("training-set", tmp_path / "set", noise).code == 0
+
+
+@pytest.mark.usefixtures("listening_to_ctrl_c")
+def test_a_signal_when_a_set_is_whole(
+    hatvid: Callable[..., Any], noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too late to stop anything."""
+    publish = atomic.PartialFolder.publish
+
+    def signalled(folder: atomic.PartialFolder) -> None:
+        publish(folder)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(atomic.PartialFolder, "publish", signalled)
+    done = hatvid("training-set", tmp_path / "set", noise)
+    assert (done.code, done.out) == (0, f"4 patches of 2 pictures in {tmp_path / 'set'}\n")
+
+
+def test_a_set_of_no_patches_fails(hatvid: Callable[..., Any], tmp_path: Path) -> None:
+    Image.new("RGB", (200, 200)).save(tmp_path / "flat.png")
+    done = hatvid("training-set", tmp_path / "set", tmp_path / "flat.png")
+    assert (done.code, done.out) == (1, "")
+    assert "give larger ones" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["flat.png"]

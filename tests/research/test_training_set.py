@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hatvid.errors import InputError, OptionError
-from hatvid.research import training_set
+from hatvid.errors import InputError, OptionError, OutputError
+from hatvid.research import atomic, training_set
 from hatvid.research.training_set import cut_patches, fetch_debian, make_set, subjects
 
 
@@ -122,3 +125,85 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             make_set(tmp_path / name.replace(".", "_"), [tmp_path / name])
+
+
+def test_a_broken_picture_leaves_nothing_behind(tmp_path: Path) -> None:
+    """What was cut before it would be taken for a set."""
+    (tmp_path / "in").mkdir()
+    busy(150, 300).save(tmp_path / "in" / "a.png")
+    busy(150, 301).save(tmp_path / "in" / "b.png")
+    whole = (tmp_path / "in" / "b.png").read_bytes()
+    (tmp_path / "in" / "b.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"b\.png cannot be read .*leave it out"):
+        make_set(tmp_path / "set", [tmp_path / "in"])
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    (tmp_path / "in" / "b.png").unlink()
+    assert [row.patches for row in make_set(tmp_path / "set", [tmp_path / "in"])] == [3]
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy(150, 300).save(tmp_path / "a.png")
+    sync, synced = os.fsync, []
+
+    def full(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) > 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        sync(descriptor)
+
+    with monkeypatch.context() as during:
+        during.setattr(atomic.os, "fsync", full)
+        with pytest.raises(
+            OutputError, match=r"/set cannot be written \(No space left .*free some"
+        ):
+            make_set(tmp_path / "set", [tmp_path / "a.png"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    make_set(tmp_path / "set", [tmp_path / "a.png"])
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["not there", "empty"])
+def test_a_set_has_its_name_only_when_it_is_whole(tmp_path: Path, there: bool) -> None:
+    busy(150, 300).save(tmp_path / "a.png")
+    target = tmp_path / "deep" / "set"
+    if there:
+        target.mkdir(parents=True)
+    seen: list[Any] = []
+
+    def tell(line: str) -> None:
+        (place,) = (path for path in target.parent.iterdir() if path != target)
+        seen.append((place.name[:5], len(list(place.iterdir())), target.exists()))
+        assert not there or not any(target.iterdir())
+
+    make_set(target, [tmp_path / "a.png"], tell=tell)
+    assert seen == [(".set.", 3, there)]
+    assert [path.name for path in target.parent.iterdir()] == ["set"]
+    assert len(list(target.iterdir())) == 4
+
+
+def test_folders_that_cannot_be_exchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy(150, 300).save(tmp_path / "a.png")
+    (tmp_path / "here").mkdir()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
+    for folder in (Path(), tmp_path / "disk"):
+        with pytest.raises(OptionError, match="cannot be exchanged; name a new folder in it"):
+            make_set(folder, [tmp_path / "a.png"])
+    with pytest.raises(OutputError, match=r"a\.png cannot be made \(Not a directory\)"):
+        make_set(tmp_path / "a.png", [tmp_path / "a.png"])
+    make_set(tmp_path / "link", [tmp_path / "a.png"])
+    assert (tmp_path / "link").is_symlink()
+    assert len(list((tmp_path / "real").iterdir())) == 4
+    kept = {"a.png", "disk", "here", "link", "real"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_a_set_of_no_patches_is_none(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    busy(100, 300).save(tmp_path / "in" / "small.png")
+    Image.new("RGB", (200, 200)).save(tmp_path / "in" / "flat.png")
+    Image.new("RGB", (1200, 1)).save(tmp_path / "in" / "line.png")
+    with pytest.raises(InputError, match=r"none of the 3 pictures .*144x144.*; give larger ones"):
+        make_set(tmp_path / "set", [tmp_path / "in"])
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
