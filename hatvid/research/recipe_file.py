@@ -31,11 +31,12 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(_missing(path)) from error
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is no text"
         raise InputError(
-            f"the recipe {path} cannot be read ({reason}); name a file, or one of "
-            f"{', '.join(shipped_recipes())}"
+            f"the recipe {path} cannot be read ({reason}); mend it, or name another"
         ) from error
     try:
         content = tomllib.loads(text)
@@ -45,6 +46,20 @@ def read_recipe(path: Path) -> Recipe:
         return Recipe.checked(content, path.resolve().parent)
     except ValidationError as error:
         raise OptionError(_told(path, text, content, error)) from error
+
+
+def _missing(path: Path) -> str:
+    """What to do instead, in a line: shipped recipes are copied before they are run."""
+    known, name = shipped_recipes(), path.name.removesuffix(".toml")
+    if name in known:
+        return (
+            f"there is no file {path}; hatvid train --copy {name} writes the shipped recipe of "
+            f"that name here, as {name}.toml"
+        )
+    return (
+        f"there is no file {path}; name one, or copy a shipped recipe by hatvid train --copy "
+        f"NAME: there are {', '.join(known)}"
+    )
 
 
 def _told(path: Path, text: str, content: Any, error: ValidationError) -> str:

@@ -150,8 +150,8 @@ def test_the_second_stage_is_not_taken_for_the_first(write_recipe: Write) -> Non
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "cannot be read .*No such file.*or one of hat-l-x4"),
-        (b"\xff\xfe\0", "cannot be read .it is no text"),
+        (None, r"no file .*r\.toml; name one, or copy .* --copy NAME: there are hat-l-x4, "),
+        (b"\xff\xfe\0", "cannot be read .it is no text.*; mend it, or name another"),
         (b"[network\n", r"is no TOML \(.*line 1.*\); mend it there"),
     ],
 )
@@ -161,6 +161,19 @@ def test_what_is_no_recipe(tmp_path: Path, content: bytes | None, message: str) 
         path.write_bytes(content)
     with pytest.raises(InputError, match=message):
         read_recipe(path)
+
+
+@pytest.mark.parametrize("name", ["hat-x4", "hat-x4.toml"])
+def test_a_shipped_recipe_is_copied_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        read_recipe(Path(name))
+    assert str(caught.value) == (
+        f"there is no file {name}; hatvid train --copy hat-x4 writes the shipped recipe of that "
+        "name here, as hat-x4.toml"
+    )
 
 
 def test_an_empty_recipe(tmp_path: Path) -> None:
