@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import tempfile
 import time
@@ -17,7 +18,7 @@ import click
 
 from hatvid.cli.lines import one_line
 from hatvid.cli.signals import Interrupted
-from hatvid.errors import OptionError, OutputError, OutputExistsError
+from hatvid.errors import OptionError, OutputError, OutputExistsError, TrainingError
 
 __all__ = ["train"]
 
@@ -97,10 +98,10 @@ def _train(path: Path, given: dict[str, Any]) -> None:
 def _smoke(given: dict[str, Any]) -> None:
     from hatvid.research.smoke import PROMISED, smoke
 
-    with tempfile.TemporaryDirectory(prefix="hatvid-smoke-") as folder:
+    with _kept_if_failed() as folder:
         with _asked_to_stop(given["minutes"]) as stop:
             result = smoke(
-                Path(folder),
+                folder,
                 device=given["device"],
                 threads=given["threads"],
                 stop=stop,
@@ -115,6 +116,20 @@ def _smoke(given: dict[str, Any]) -> None:
             f"bicubic {result.bicubic:.2f} dB: gained {result.gained:.2f} dB of at least "
             f"{PROMISED:g}"
         )
+
+
+@contextmanager
+def _kept_if_failed() -> Iterator[Path]:
+    """A folder that stays only where the training failed, whose message names what is in it."""
+    folder, failed = Path(tempfile.mkdtemp(prefix="hatvid-smoke-")), False
+    try:
+        yield folder
+    except TrainingError:
+        failed = True
+        raise
+    finally:
+        if not failed:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _list() -> None:

@@ -60,7 +60,8 @@ def smoke(
         What was reached; None if it was asked to stop.
 
     Raises:
-        TrainingError: less was gained than :data:`PROMISED`.
+        TrainingError: less was gained than :data:`PROMISED`, or the training could not go on;
+            the message names what is in the folder.
         OutputError: the disk refuses.
     """
     try:
@@ -89,6 +90,6 @@ def smoke(
     if result.gained < PROMISED:
         raise TrainingError(
             f"the trial gained {result.gained:.2f} dB, less than {PROMISED:g}: training does not "
-            "work here; try --device cpu, and report it with the log in the folder"
+            f"work here; try --device cpu, and report it with the log in {folder / 'run'}"
         )
     return result

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from hatvid.research import atomic, trainer, training_set
+from hatvid.errors import HatvidError, InputError, TrainingError
+from hatvid.research import atomic, smoke, trainer, training_set
+from hatvid.research.outcome import Outcome
+from hatvid.research.recipe import Recipe
 from hatvid.research.recipe_file import shipped_recipes
 
 RECIPE = """
@@ -220,6 +224,70 @@ def test_the_trial_gains_what_it_promises(
     assert done.returncode == 0, done.stderr
     assert "gained" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+class Trial:
+    """A training in place of the trial's, which would take minutes: what it gains is given,
+    None if it is stopped."""
+
+    def __init__(self, gained: float | None) -> None:
+        self.gained = gained
+
+    def __call__(self, recipe: Recipe, **given: Any) -> Outcome:
+        folder = recipe.path(recipe.run.folder)
+        folder.mkdir()
+        rows = ("iteration,psnr,bicubic", "0,20,30", f"120,{20 + (self.gained or 0)},30")
+        (folder / "validation.csv").write_text("\n".join(rows))
+        return Outcome(
+            finished=self.gained is not None,
+            iteration=1,
+            total=120,
+            checkpoint=folder / "latest.pth",
+            best=None,
+            seconds=1,
+        )
+
+
+@pytest.mark.parametrize(("gained", "code"), [(9.5, 0), (None, 2), (1.25, 1)])
+def test_a_trial_that_failed_keeps_its_log(
+    hatvid: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gained: float | None,
+    code: int,
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(smoke, "_SIDE", 16)
+    monkeypatch.setattr(smoke, "train", Trial(gained))
+    done = hatvid("train", "--smoke")
+    assert done.code == code, done.err
+    if code != 1:
+        assert not list(tmp_path.iterdir())
+        return
+    (folder,) = tmp_path.iterdir()
+    assert done.err.splitlines()[-1] == (
+        "hatvid: the trial gained 1.25 dB, less than 9: training does not work here; try --device "
+        f"cpu, and report it with the log in {folder / 'run'}"
+    )
+    assert (folder / "run" / "validation.csv").exists()
+
+
+@pytest.mark.parametrize(("raised", "kept"), [(TrainingError, True), (InputError, False)])
+def test_a_trial_keeps_only_what_its_message_names(
+    hatvid: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: type[HatvidError],
+    kept: bool,
+) -> None:
+    def broken(recipe: Recipe, **given: Any) -> Outcome:
+        raise raised("the state before it is kept")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(smoke, "_SIDE", 16)
+    monkeypatch.setattr(smoke, "train", broken)
+    assert hatvid("train", "--smoke").code == 1
+    assert bool(list(tmp_path.iterdir())) == kept
 
 
 def test_recipes_are_listed_and_copied(
