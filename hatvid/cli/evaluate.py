@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -84,9 +85,10 @@ def evaluate(**given: Any) -> None:
     """
     if given["as_json"] and given["as_csv"]:
         raise OptionError("--json and --csv exclude each other; leave one out")
-    if given["crops"] is not None:
-        check_target(given["crops"], (".png",), overwrite=given["overwrite"])
     scale = given["scale"]
+    if given["crops"] is not None:
+        inputs = _pictures(given["folder"], scale)
+        check_target(given["crops"], (".png",), overwrite=given["overwrite"], inputs=inputs)
     engine = EngineOptions(
         engine=given["engine"], precision=given["precision"], device=given["device"]
     )
@@ -135,6 +137,16 @@ def evaluate(**given: Any) -> None:
         csv.writer(sys.stdout, lineterminator="\n").writerows(csv_lines(found))
     else:
         _print_table(given["folder"], found)
+
+
+def _pictures(folder: Path, scale: int) -> Iterator[Path]:
+    """The files of a set, looked for when the first is asked for: that loads torch, and a
+    sheet whose name is free needs none.
+    """
+    from hatvid.research.pairs import find_pairs
+
+    for pair in find_pairs(folder, scale):
+        yield from (path for path in (pair.large, pair.small) if path is not None)
 
 
 def _print_table(folder: Path, found: Evaluation) -> None:

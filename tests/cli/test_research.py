@@ -46,6 +46,28 @@ def test_evaluate(hatvid: Run, picture: Path, checkpoints: dict[int, Path]) -> N
     assert float(lines[-1]["psnr"]) == pytest.approx(plain["rows"][-1]["psnr"], abs=1e-5)
 
 
+@pytest.mark.parametrize("taken", ["HR/baby.png", "LR_bicubic/X2/babyx2.png", "link.png"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_sheet_of_crops_is_no_picture_of_the_set(
+    hatvid: Run,
+    picture: Path,
+    refusal: Callable[..., None],
+    tmp_path: Path,
+    taken: str,
+    overwrite: bool,
+) -> None:
+    for name, times in (("HR/baby.png", 2), ("LR_bicubic/X2/babyx2.png", 1)):
+        (tmp_path / name).parent.mkdir(parents=True)
+        with Image.open(picture) as image:
+            image.resize((image.width * times, image.height * times)).save(tmp_path / name)
+    (tmp_path / "link.png").symlink_to(tmp_path / "HR" / "baby.png")
+    before = (tmp_path / taken).read_bytes()
+    arguments = ["evaluate", tmp_path, "--scale", "2", "--crops", tmp_path / taken]
+    arguments += ["--overwrite"] * overwrite
+    refusal(hatvid(*arguments), code=2, says="is an input itself; give the output another name")
+    assert (tmp_path / taken).read_bytes() == before
+
+
 def test_evaluate_without_a_network_of_that_scale(hatvid: Run, picture: Path) -> None:
     done = hatvid("evaluate", picture.parent, "--scale", "3")
     assert done.code == 0, done.err
