@@ -82,7 +82,8 @@ def evaluate(
         pairs: the set; from :func:`~hatvid.research.pairs.find_pairs`.
         scale: of the set.
         models: names or paths, as ``make`` takes them.
-        make: an upscaler for one of them; it is closed here, before the next is made.
+        make: an upscaler for one of them; it is closed here, before the next is made. Asked
+            twice for each, first to look at all scales before anything is measured.
         crops: whether to draw a detail of the first pictures by each row.
         advanced: told how many pictures more are done, of those of all rows together.
 
@@ -101,8 +102,7 @@ def evaluate(
 
         rows.append(measure(name, enlarge, pairs, scale, model=model, seen=seen))
 
-    for kernel in get_args(Kernel):
-        add(kernel, resized(kernel, scale))
+    # Loading twice is quick beside measuring, and all of them at once might not fit in memory.
     for model in models:
         with closing(make(model)) as upscaler:
             if upscaler.network_scale != scale:
@@ -110,6 +110,10 @@ def evaluate(
                     f"model {upscaler.name} upscales by {upscaler.network_scale}, not by {scale}; "
                     "choose its scale or another model"
                 )
+    for kernel in get_args(Kernel):
+        add(kernel, resized(kernel, scale))
+    for model in models:
+        with closing(make(model)) as upscaler:
             add(upscaler.name, upscaled(upscaler), model)
     return Evaluation(
         scale=scale,

@@ -153,6 +153,24 @@ def test_what_cannot_be_measured(tmp_path: Path, folder: Path) -> None:
         evaluate(find_pairs(empty, 4), 4, [], lambda model: make(4))
 
 
+@pytest.mark.parametrize("models", [["wrong"], ["right", "wrong"]])
+def test_another_scale_is_refused_before_anything_is_measured(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, models: list[str]
+) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(Upscaler, "close", lambda upscaler: closed.append(upscaler.name))
+    done: list[int] = []
+    scales = {"right": 2, "wrong": 4}
+    with pytest.raises(OptionError, match="doubled upscales by 4, not by 2"):
+        evaluate(
+            *(find_pairs(folder, 2), 2, models),
+            lambda model: make(scales[model]),
+            advanced=done.append,
+        )
+    assert done == []
+    assert len(closed) == len(models)
+
+
 PUBLISHED = {2: (33.66, 0.9299), 3: (30.39, 0.8682), 4: (28.42, 0.8104)}
 """Bicubic on Set5, as the tables of the papers have it."""
 
