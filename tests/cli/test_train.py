@@ -24,6 +24,7 @@ from hatvid.research import atomic, smoke, trainer, training_set
 from hatvid.research.outcome import Outcome
 from hatvid.research.recipe import Recipe
 from hatvid.research.recipe_file import shipped_recipes
+from hatvid.research.train_state import read_place
 
 RECIPE = """
 [network]
@@ -179,7 +180,9 @@ def test_a_second_signal_ends_at_once(
     done = hatvid("train", recipe(6), "--threads", "1")
     assert done.code == 130
     assert done.err.endswith("stopped; the state is that of the last time it was kept\n")
-    assert not (tmp_path / "run" / "state.safetensors").exists()
+    kept = read_place(tmp_path / "run" / "state.safetensors")
+    assert kept is not None
+    assert kept.iteration == 0
 
 
 @pytest.mark.long

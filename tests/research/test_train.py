@@ -187,7 +187,7 @@ def test_checkpoints_are_not_lost_unasked(write_recipe: Write, tmp_path: Path) -
         train(read_recipe(path))
     start = '[start]\ncheckpoint = "run/latest.pth"'
     with pytest.raises(OptionError, match=r"lies in run.folder"):
-        train(read_recipe(write_recipe(more=start)), overwrite=True)
+        train(read_recipe(write_recipe("other.toml", more=start)), overwrite=True)
     assert latest.read_bytes() == kept
     assert train(read_recipe(path), overwrite=True).finished
 
