@@ -91,6 +91,7 @@ def test_it_holds_the_packages_and_the_recipes_and_nothing_else(wheel: Path) -> 
     # Named one by one, lest a folder be lost from the tree and the wheel alike.
     assert {
         "hatvid/model/weights/hat-nano-x4.safetensors",
+        "hatvid/model/weights/hat-nano-x3.safetensors",
         "hatvid/model/weights/hat-nano-x2.safetensors",
         "hatvid/model/weights/CARD.md",
         "hatvid/pipelines/batch_folder.toml",

@@ -62,6 +62,15 @@ EMBEDDED = (
         licence="Apache-2.0",
     ),
     KnownModel(
+        name="hat-nano-x3",
+        scale=3,
+        filename="hat-nano-x3.safetensors",
+        sha256="5fa7e13f3d8aa706cfbaf0fd8ae98ce44601a0b865827ae0a95e47eaeea3048e",
+        network="hat-nano",
+        about="small network of this project, for a first look",
+        licence="Apache-2.0",
+    ),
+    KnownModel(
         name="hat-nano-x4",
         scale=4,
         filename="hat-nano-x4.safetensors",

@@ -114,7 +114,10 @@ def refused(
         ((*SIZE, "--model", "zebra"), "no model is called 'zebra'"),
         ((*SIZE, "--model", "hat-nano-x2", "--scale", "4"), "upscales by 2, not by 4"),
         ((*SIZE, "--model", "hat-nano-x4", "--scale", "2"), "exported it is not reduced to 2"),
-        ((*SIZE, "--scale", "3"), "exported it is not reduced to 3; choose another model, or"),
+        (
+            (*SIZE, "--model", "hat-nano-x4", "--scale", "3"),
+            "exported it is not reduced to 3; choose another model, or",
+        ),
     ],
 )
 def test_options_that_cannot_be(

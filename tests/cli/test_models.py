@@ -103,6 +103,7 @@ def test_pulled_used_damaged_and_pulled_again(
     assert done.code == 0
     assert [line.split()[1] for line in done.out.splitlines()] == [
         "hat-nano-x2",
+        "hat-nano-x3",
         "hat-nano-x4",
         "tiny-x4",
     ]

@@ -19,16 +19,14 @@ from hatvid.model.zoo import load_model, model_path, models_folder, resolve_mode
 
 def test_auto_takes_the_scale() -> None:
     assert resolve_model("auto", 4).name == "hat-nano-x4"
+    assert resolve_model("auto", 3).name == "hat-nano-x3"
     assert resolve_model("auto", 2).name == "hat-nano-x2"
     assert resolve_model("auto").scale == 4
     assert load_model("auto", 2).scale == 2
 
 
 def test_auto_without_a_model_of_that_scale() -> None:
-    """The next larger one stands in: what it gives is reduced."""
-    found = resolve_model("auto", 3)
-    assert (found.name, found.scale) == ("hat-nano-x4", 4)
-    with pytest.raises(OptionError, match=r"by 8 .*2, 4.*--model PATH"):
+    with pytest.raises(OptionError, match=r"by 8 .*2, 3, 4.*--model PATH"):
         resolve_model("auto", 8)
 
 
