@@ -42,13 +42,32 @@ def test_a_tail_is_found_again(scale: int, num_feat: int) -> None:
         large = known(pictures / 255)
     found = with_body_of(known, 1)
     # In files large pictures are whole numbers; here they need not be.
-    fit_tail(found, zip(pictures.split(8), (255 * large).split(8), strict=True), ridge=1e-6)
+    fit_tail(found, zip(pictures.split(8), (255 * large).split(8), strict=True), ridge=1e-6, edge=0)
     with torch.no_grad():
         again = found(pictures / 255)
     # At the very edge conv_last meets zeros, where a window of features goes on.
     inner = (..., slice(scale, -scale), slice(scale, -scale))
     assert large.std() > 0.05
     assert (again[inner] - large[inner]).abs().max() < 1e-3 * large.std()
+
+
+def test_the_edge_of_a_picture_counts() -> None:
+    """Beyond it features are zeros: fitted to what lies inside alone, a tail fails there."""
+    torch.manual_seed(0)
+    known = net(3, 0)
+    with torch.no_grad():
+        known.conv_before_upsample[0].bias += 1  # type: ignore[index]
+    small = torch.randint(100, 156, (24, 3, 32, 32), dtype=torch.uint8)
+    large = small.repeat_interleave(3, 2).repeat_interleave(3, 3)
+    errors = {}
+    for edge in (0.0, 0.1):
+        found = with_body_of(known, 1)
+        fit_tail(found, zip(small.split(8), large.split(8), strict=True), edge=edge)
+        with torch.no_grad():
+            wrong = (found(small / 255) - large / 255).abs()
+        errors[edge] = [float(wrong[..., 0, :].mean()), float(wrong[..., 24:-24, 24:-24].mean())]
+    assert errors[0.1][0] < errors[0.0][0] / 2
+    assert errors[0.1][1] < errors[0.0][1] * 1.5
 
 
 def test_several_processes_find_the_same() -> None:
