@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hatvid.model.hat import HAT
 from hatvid.research.recipe import Recipe
-from hatvid.research.tail_fit import fit_tail
+from hatvid.research.tail_fit import EDGE, fit_tail
 
 
 def net(scale: int, seed: int, num_feat: int = 27) -> HAT:
@@ -60,14 +60,14 @@ def test_the_edge_of_a_picture_counts() -> None:
     small = torch.randint(100, 156, (24, 3, 32, 32), dtype=torch.uint8)
     large = small.repeat_interleave(3, 2).repeat_interleave(3, 3)
     errors = {}
-    for edge in (0.0, 0.1):
+    for edge in (0.0, EDGE):
         found = with_body_of(known, 1)
         fit_tail(found, zip(small.split(8), large.split(8), strict=True), edge=edge)
         with torch.no_grad():
             wrong = (found(small / 255) - large / 255).abs()
         errors[edge] = [float(wrong[..., 0, :].mean()), float(wrong[..., 24:-24, 24:-24].mean())]
-    assert errors[0.1][0] < errors[0.0][0] / 2
-    assert errors[0.1][1] < errors[0.0][1] * 1.5
+    assert errors[EDGE][0] < errors[0.0][0] / 2
+    assert errors[EDGE][1] < errors[0.0][1] * 1.5
 
 
 def test_several_processes_find_the_same() -> None:
