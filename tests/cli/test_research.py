@@ -68,7 +68,10 @@ def test_a_sheet_of_crops_is_no_picture_of_the_set(
     assert (tmp_path / taken).read_bytes() == before
 
 
-def test_evaluate_without_a_network_of_that_scale(hatvid: Run, picture: Path) -> None:
+def test_evaluate_without_a_network_of_that_scale(
+    hatvid: Run, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hatvid.model.catalog.EMBEDDED", ())
     done = hatvid("evaluate", picture.parent, "--scale", "3")
     assert done.code == 0, done.err
     assert len(done.out.splitlines()) == 2 + 3
