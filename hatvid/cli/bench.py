@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from hatvid.cli.bench_json import write_figures
 from hatvid.cli.bench_operators import operators_option, run_operators
 from hatvid.cli.bench_pipeline import pipeline_option, run_pipeline
 from hatvid.cli.bench_race import SYNTHETIC, run_races, separated
@@ -234,18 +234,16 @@ def _traffic(
     config = network_config(model, scale)
     width, height = size
     rows = frame_traffic(config, width, height, precision)
-    if json_file is not None:
-        found = {
-            "model": model,
-            "width": width,
-            "height": height,
-            "scale": config.upscale,
-            "precision": precision,
-            "measured": False,
-            "forms": [row.as_dict() for row in rows],
-        }
-        json_file.write(json.dumps(found) + "\n")
-    if json_file is None or json_file.name != "-":
+    figures = {
+        "model": model,
+        "width": width,
+        "height": height,
+        "scale": config.upscale,
+        "precision": precision,
+        "measured": False,
+        "forms": [row.as_dict() for row in rows],
+    }
+    if write_figures(json_file, figures):
         click.echo(f"{model} x{config.upscale}, {width}x{height}, {precision}")
         _print(rows, markdown)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import IO, TYPE_CHECKING
 
 import click
+
+from hatvid.cli.bench_json import write_figures
 
 if TYPE_CHECKING:
     from hatvid.bench.operators import OperatorTimes
@@ -43,9 +44,7 @@ def run_operators(
     width, height = size
     chosen = {} if runs is None else {"runs": runs}
     times = operator_times(model, width, height, scale=scale, threads=threads, **chosen)
-    if json_file is not None:
-        json_file.write(json.dumps(times.as_dict()) + "\n")
-    if json_file is None or json_file.name != "-":
+    if write_figures(json_file, times.as_dict()):
         _print(times, markdown)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import click
+
+from hatvid.cli.bench_json import write_figures
 
 if TYPE_CHECKING:
     from hatvid.bench.pipeline import PipelineCost
@@ -52,9 +53,7 @@ def run_pipeline(
         rounds=rounds or ROUNDS,
         threads=threads,
     )
-    if json_file is not None:
-        json_file.write(json.dumps(cost.as_dict()) + "\n")
-    if json_file is None or json_file.name != "-":
+    if write_figures(json_file, cost.as_dict()):
         _print(cost, markdown)
 
 
