@@ -107,7 +107,8 @@ class Upscaler:
             raise OptionError(
                 f"a network that upscales by {scale} gives no {output_scale}; choose 1 to {scale}"
             )
-        self.name, self.fingerprint = name, fingerprint
+        self.name = name
+        self.fingerprint = fingerprint
         self.network_scale = scale
         self.scale = scale if output_scale is None else output_scale
         engine_options = engine_options or EngineOptions()
@@ -115,7 +116,8 @@ class Upscaler:
         forms, resolved = Forms(module), resolve_engine(engine_options)
         self.reuse, self.reused = reuse or ReuseOptions(), Reused()
         self._runner = TileRunner(
-            *(forms, resolved),
+            forms,
+            resolved,
             asked=engine_options.precision,
             factory=engine_factory,
             fingerprint=fingerprint,
@@ -284,8 +286,7 @@ class Upscaler:
         Args:
             runtime: from :meth:`runtime`.
             inputs: as :class:`~hatvid.frame_program.FrameProgram`, and ``before``, ``after``.
-            height: of the frames in pixels.
-            width: of the frames in pixels.
+            height, width: of the frames in pixels.
             own: with an engine of its own; needed to run beside another program.
 
         Raises:
@@ -321,8 +322,7 @@ class Upscaler:
         """Build the engine for frames of one size, and decide the precision.
 
         Args:
-            height: of the frames in pixels.
-            width: of the frames in pixels.
+            height, width: of the frames in pixels.
             frames: (N, 3, height, width), to decide the precision by; without them
                 it is decided by a fixed test picture, so that every run decides alike.
             ahead: how many frames are to come, if that is known. If they are many, ``auto`` on

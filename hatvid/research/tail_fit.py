@@ -151,18 +151,11 @@ class _Place:
             corner[..., far_row, m] = beside[0][..., far_row, m]
             corner[..., m, far_column] = lower[0][..., m, far_column]
             given[down, across] = corner, torch.zeros_like(constant)
+        rest = whole - corner
         if down:
-            part = torch.zeros_like(whole)
-            near = slice(m - 1, m + 2)
-            part[..., far_row, near] = (whole - corner)[..., far_row, near]
-            part[..., m, near] = lower[0][..., m, near]
-            given[down, 0] = part, lower[1]
+            given[down, 0] = _reaching(rest, lower[0], far_row), lower[1]
         if across:
-            part = torch.zeros_like(whole)
-            near = slice(m - 1, m + 2)
-            part[..., near, far_column] = (whole - corner)[..., near, far_column]
-            part[..., near, m] = beside[0][..., near, m]
-            given[0, across] = part, beside[1]
+            given[0, across] = _reaching(rest.mT, beside[0].mT, far_column).mT, beside[1]
         others = [share for tap, share in given.items() if tap != (0, 0)]
         given[0, 0] = (
             whole - sum((kernel for kernel, _ in others), torch.zeros_like(whole)),
@@ -210,6 +203,17 @@ class _Place:
         )
         found: Tensor = torch.linalg.solve(ridged, right)
         return found
+
+
+def _reaching(rest: Tensor, too_much: Tensor, far: int) -> Tensor:
+    """The share of a tap that reaches beyond an edge in rows: all of the row that it alone
+    sees, and what the middle one has too much there."""
+    middle = _SEEN // 2
+    near = slice(middle - 1, middle + 2)
+    share = torch.zeros_like(rest)
+    share[..., far, near] = rest[..., far, near]
+    share[..., middle, near] = too_much[..., middle, near]
+    return share
 
 
 _INNER, _RIM, _SIDES = 0, 1, 2
