@@ -12,7 +12,7 @@ from math import lcm
 import torch
 from torch import Tensor
 
-from hatvid.engine import COMPILERS, ON_CUDA, ResolvedEngine
+from hatvid.engine import COMPILERS, ON_CUDA, ResolvedEngine, TileSpec
 from hatvid.engine.memory import (
     MEMORY_SHARE,
     MIN_TILE,
@@ -51,6 +51,16 @@ class FramePlan:
     asked: int = 0
     """The side that tiles were planned by, 0 for the whole frame: asked for again, it gives
     the same plan."""
+
+    def spec(self, scale: int, device: torch.device) -> TileSpec:
+        """Of an engine that runs the tiles."""
+        return TileSpec(
+            batch=self.batch,
+            height=self.tiles.tile_height,
+            width=self.tiles.tile_width,
+            scale=scale,
+            device=device,
+        )
 
 
 class FramePlanner:

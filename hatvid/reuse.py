@@ -1,8 +1,8 @@
-"""Tiles that were computed before: found by content, kept within a bound of memory.
+"""Tiles that were computed before are not computed again.
 
 Two tiles share a result only where every bit of what goes in is the same, and everything
-that the result depends on beside it (:class:`Identity`). A checksum only finds candidates;
-the bytes decide.
+that the result depends on beside it (:class:`~hatvid.tile_cache.Identity`). A checksum only
+finds candidates; the bytes decide.
 
 Bits may also depend on a tile's slot in its batch: where vectors of the CPU do not fit the
 channels, for one, a sigmoid is computed one by one at the end of the batch. Where that may
@@ -15,64 +15,23 @@ wherever it comes.
 
 from __future__ import annotations
 
-import threading
 import zlib
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hatvid.tile_cache import Identity, TileCache, same_bits
+
 __all__ = [
-    "Identity",
     "Near",
     "Result",
     "Reused",
-    "Stored",
-    "TileCache",
     "TileReuse",
     "checksum",
-    "default_budget",
 ]
-
-BUDGET_SHARE = 1 / 8
-"""Of the free memory, for what is kept if nothing else is asked for."""
-
-BUDGET_LIMIT = 2**30
-"""Bytes that this share is at most: 1,300 tiles of 64x64 and their results at scale 4."""
-
-_ROUNDING = 2**-20
-"""Beside a tolerance: equal steps of a source differ by as much in fp32."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Identity:
-    """What a tile's result depends on beside the tile.
-
-    What the source's colours mean is no part of it: tiles are RGB, so it is in their bytes.
-    """
-
-    model: str
-    """The fingerprint of the weights and the configuration, or a name that is this
-    network's alone."""
-
-    engine: str
-    precision: str
-    versions: tuple[str, ...]
-    """Of what computes."""
-
-    scale: int
-    shape: tuple[int, int, int, int]
-    """Of the full batch: bits may depend on it."""
-
-    slots: int
-    """Places in the batch at which a tile may get bits of its own: all, or one."""
-
-    chunked: bool
-    compiled: bool
-    threads: int
-    streams: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,103 +73,6 @@ class Result:
 
     approximate: bool = False
     """From another tile that is near."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A tile that was computed, and its result; neither shares memory with anything."""
-
-    tile: Tensor
-    larger: Tensor
-
-    @property
-    def bytes(self) -> int:
-        """That both take."""
-        return self.tile.nbytes + self.larger.nbytes
-
-
-type _Key = tuple[Identity, Hashable]
-
-
-class TileCache:
-    """Tiles and their results, those used last, within a bound of memory.
-
-    Safe to use from several threads.
-
-    Args:
-        budget: bytes that tiles and results may take together.
-
-    Attributes:
-        bytes: taken now.
-    """
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.bytes = 0
-        self._stored: OrderedDict[_Key, Stored] = OrderedDict()
-        # Where the tile lies that was computed, or found, last at each place.
-        self._placed: dict[tuple[Identity, Hashable], _Key] = {}
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._stored)
-
-    def find(self, identity: Identity, digest: Hashable, tile: Tensor) -> Stored | None:
-        """The one of the same bytes; it counts as used."""
-        key = identity, digest
-        with self._lock:
-            found = self._stored.get(key)
-            if found is not None:
-                self._stored.move_to_end(key)
-        return found if found is not None and _same_bits(found.tile, tile) else None
-
-    def near(
-        self, identity: Identity, tile: Tensor, place: Hashable, distance: float
-    ) -> Stored | None:
-        """The one that :meth:`put_at` left at a place, if no sample differs by more."""
-        with self._lock:
-            key = self._placed.get((identity, place))
-            found = None if key is None else self._stored.get(key)
-            if key is None or found is None:
-                return None
-            self._stored.move_to_end(key)
-        return found if _is_near(found.tile, tile, distance) else None
-
-    def put_at(self, place: Hashable, identity: Identity, digest: Hashable) -> None:
-        """A tile that is kept is what this place shows."""
-        with self._lock:
-            self._placed[identity, place] = identity, digest
-
-    def add(self, identity: Identity, digest: Hashable, tile: Tensor, larger: Tensor) -> None:
-        """Keep copies of a tile and its result, and forget those not used for longest.
-
-        What alone is larger than the budget is not kept; where a GPU has no memory left for
-        copies, nothing is.
-        """
-        key = identity, digest
-        needed = tile.nbytes + larger.nbytes
-        if needed > self.budget:
-            return
-        try:
-            stored = Stored(tile.clone(), larger.clone())
-        except torch.OutOfMemoryError:
-            self.clear()
-            return
-        with self._lock:
-            before = self._stored.pop(key, None)
-            if before is not None:  # of another tile with this checksum
-                self.bytes -= before.bytes
-            while self.bytes + needed > self.budget:
-                self.bytes -= self._stored.popitem(last=False)[1].bytes
-            self._stored[key] = stored
-            self.bytes += needed
-
-    def clear(self) -> None:
-        """Forget everything."""
-        with self._lock:
-            self._stored.clear()
-            self._placed.clear()
-            self.bytes = 0
 
 
 Run = Callable[[Tensor], tuple[Tensor, list[int]]]
@@ -313,7 +175,7 @@ class TileReuse:
     ) -> _Miss | Result | None:
         """A result, or a tile that waits and is the same."""
         for miss in misses:
-            if miss.digest == digest and _same_bits(miss.tile, tile):
+            if miss.digest == digest and same_bits(miss.tile, tile):
                 return miss
         stored = self.cache.find(identity, digest, tile)
         if stored is not None:
@@ -352,22 +214,6 @@ def _drained(waiting: deque[_Miss | Result]) -> Iterator[Result]:
         yield Result(first.result.larger, mended=first.result.mended, taken=again)
 
 
-def default_budget(free: int) -> int:
-    """Bytes for a cache, of those that are free."""
-    return int(min(free * BUDGET_SHARE, BUDGET_LIMIT))
-
-
 def checksum(tile: Tensor) -> int:
     """CRC-32 of a tile's bytes."""
     return zlib.crc32(memoryview(tile.contiguous().cpu().numpy()).cast("B"))
-
-
-def _same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two float32 tensors have the same bytes: NaN is equal to itself, and -0.0 is
-    not 0.0."""
-    return torch.equal(one.view(torch.int32), other.view(torch.int32))
-
-
-def _is_near(one: Tensor, other: Tensor, distance: float) -> bool:
-    """Whether no sample differs by more than a distance; one that is no number does."""
-    return bool((one - other).abs().max() <= distance + _ROUNDING)

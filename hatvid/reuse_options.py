@@ -27,8 +27,8 @@ class ReuseOptions:
     approximation."""
 
     memory: int | None = None
-    """MiB that tiles and their results may take; None takes an eighth of what is free, at
-    most 1024."""
+    """MiB that tiles and their results may take; None is for 16 frames, up to 1024 MiB or
+    for 2 frames, if that is more, and at most an eighth of what is free."""
 
     def __post_init__(self) -> None:
         if self.mode not in (modes := get_args(ReuseMode)):

@@ -7,7 +7,6 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -21,8 +20,7 @@ from hatvid.engine.cache import (
     hatvid_version,
     library_version,
 )
-from hatvid.engine.calibration import faster_on_cpu
-from hatvid.engine.choice import fastest
+from hatvid.engine.calibration import faster_on_cpu, fused_is_faster
 from hatvid.engine.fidelity import Fidelity, compare, is_flat, probe
 from hatvid.engine.memory import available_memory
 from hatvid.engine.repeatable import is_repeatable
@@ -30,7 +28,8 @@ from hatvid.engine.sentinel import suspects
 from hatvid.errors import EngineError, OptionError
 from hatvid.model.forms import Forms
 from hatvid.options import Precision, ReuseOptions
-from hatvid.reuse import Identity, Near, Result, TileCache, TileReuse, default_budget
+from hatvid.reuse import Near, Result, TileReuse
+from hatvid.tile_cache import Identity, TileCache
 
 __all__ = ["EngineFactory", "TileRunner"]
 
@@ -150,12 +149,19 @@ class TileRunner:
         return larger, again
 
     def results(
-        self, spec: TileSpec, tiles: Tensor, *, chunked: bool = False, near: Near | None = None
+        self,
+        spec: TileSpec,
+        tiles: Tensor,
+        *,
+        frame: int,
+        chunked: bool = False,
+        near: Near | None = None,
     ) -> Iterator[Result]:
         """Run any number of tiles; those that were run before take their results.
 
         Args:
             tiles: (n, C, H, W).
+            frame: how many of them a frame has.
             chunked: each is a whole frame, run in chunks.
             near: take also results of tiles that are only near.
 
@@ -180,10 +186,9 @@ class TileRunner:
                     yield Result(one, mended=number in again)
             return
         if self._before is None:
-            mebibytes = self._reuse.memory
-            free = available_memory(self.device) // self._resolved.sharers
-            budget = default_budget(free) if mebibytes is None else mebibytes * 2**20
-            self._before = TileReuse(TileCache(budget))
+            self._before = TileReuse(TileCache((self._reuse.memory or 0) * 2**20))
+        if self._reuse.memory is None:
+            self._before.cache.serve(frame * spec.tile_bytes, self._free_memory)
         identity = self.identity(spec, chunked=chunked)
         yield from self._before.results(
             tiles, identity, run, allowed=lambda: self.reuses(spec, chunked=chunked), near=near
@@ -304,18 +309,12 @@ class TileRunner:
             network = forms.form(resolved.precision, padded=True, fused=fused)
             return self._factory(network, spec, resolved, self._fingerprint)
 
-        identity = {
-            "gpu": torch.cuda.get_device_name(resolved.device),
-            "hatvid": hatvid_version(),
-            "torch": torch.__version__,
-            "network": str(forms.config),
-            "precision": resolved.precision,
-            "compiled": str(resolved.compiled),
-            "shape": str(spec.input_shape),
-        }
-        candidates = {"sdpa": partial(build, False), "triton": partial(build, True)}
-        chosen = fastest(candidates, probe(spec), identity=identity, cache=self._choices())
-        return chosen == "triton"
+        return fused_is_faster(
+            resolved, spec, build, network=str(forms.config), cache=self._choices()
+        )
+
+    def _free_memory(self) -> int:
+        return available_memory(self.device) // self._resolved.sharers
 
     def _choices(self) -> ModelCache | None:
         """What was measured before; nothing of a network that has no name."""

@@ -236,7 +236,9 @@ class Upscaler:
             near = None
             if step is not None and self.reuse.tolerance:
                 near = Near(self.reuse.tolerance * step, lambda tile: plan.tiles.place(tile)[1:])
-            results = self._runner.results(self._spec(plan), tiles, chunked=plan.chunked, near=near)
+            results = self._runner.results(
+                self._spec(plan), tiles, frame=plan.tiles.count, chunked=plan.chunked, near=near
+            )
             hits = approximate = 0
             for number, result in enumerate(results):
                 canvas.extend((result.larger,))
@@ -391,10 +393,4 @@ class Upscaler:
         self.close()
 
     def _spec(self, plan: FramePlan) -> TileSpec:
-        return TileSpec(
-            batch=plan.batch,
-            height=plan.tiles.tile_height,
-            width=plan.tiles.tile_width,
-            scale=self.network_scale,
-            device=self.device,
-        )
+        return plan.spec(self.network_scale, self.device)

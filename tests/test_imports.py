@@ -30,6 +30,7 @@ HEIGHT = {
     "options": 2,
     "tiling": 3,
     "resampling": 3,
+    "tile_cache": 2,
     "reuse": 3,
     "model": 3,
     "engine": 3,

@@ -1,53 +1,21 @@
-"""Results are found again by content, in bounded memory, and never a wrong one."""
+"""What is not computed again is what would be computed."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_tiles import BATCH, ENTRY, IDENTITY, larger_of, tile_of
 from torch import Tensor
 
-from hatvid.reuse import (
-    Identity,
-    Near,
-    Result,
-    TileCache,
-    TileReuse,
-    checksum,
-    default_budget,
-)
-
-BATCH = 3
-IDENTITY = Identity(
-    model="m",
-    engine="eager",
-    precision="fp32",
-    versions=("1", "2"),
-    scale=2,
-    shape=(BATCH, 1, 4, 4),
-    slots=BATCH,
-    chunked=False,
-    compiled=False,
-    threads=1,
-    streams=1,
-)
-ENTRY = 16 * 4 * (1 + 4)
-"""Bytes of a tile and its result."""
-
-
-def tile_of(number: int) -> Tensor:
-    return torch.rand((1, 4, 4), generator=torch.Generator().manual_seed(number))
-
-
-def larger_of(tile: Tensor) -> Tensor:
-    return (tile * 3 + tile.mean()).repeat_interleave(2, 1).repeat_interleave(2, 2)
+from hatvid.reuse import Near, Result, TileReuse, checksum
+from hatvid.tile_cache import Identity, TileCache
 
 
 class Network:
@@ -117,60 +85,6 @@ def test_results_are_those_that_would_be_computed(
         most = least if alone else -(-len(numbers) // BATCH)
         assert least <= len(network.batches) <= most
         assert cache.bytes == len(cache) * ENTRY <= cache.budget
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    steps=st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=40),
-    entries=st.integers(0, 3),
-)
-def test_what_was_not_used_for_longest_goes_first(
-    steps: list[tuple[bool, int]], entries: int
-) -> None:
-    cache = TileCache(entries * ENTRY)
-    expected: OrderedDict[int, None] = OrderedDict()
-    for adding, number in steps:
-        tile = tile_of(number)
-        if adding:
-            cache.add(IDENTITY, number, tile, larger_of(tile))
-            expected.pop(number, None)
-            expected[number] = None
-            while len(expected) > entries:
-                expected.popitem(last=False)
-        else:
-            found = cache.find(IDENTITY, number, tile)
-            assert (found is not None) == (number in expected)
-            if number in expected:
-                expected.move_to_end(number)
-        assert len(cache) == len(expected)
-    assert [number for number in range(6) if cache.find(IDENTITY, number, tile_of(number))] == (
-        sorted(expected)
-    )
-
-
-@pytest.mark.parametrize("name", [field.name for field in fields(Identity)])
-def test_every_part_of_the_identity_counts(name: str) -> None:
-    value: Any = getattr(IDENTITY, name)
-    other: Any = {
-        str: lambda: f"{value}x",
-        int: lambda: value + 1,
-        bool: lambda: not value,
-        tuple: lambda: (*value[:-1], "9"),
-    }[type(value)]()
-    cache = TileCache(10 * ENTRY)
-    tile = tile_of(1)
-    cache.add(IDENTITY, 7, tile, larger_of(tile))
-    assert cache.find(IDENTITY, 7, tile) is not None
-    assert cache.find(replace(IDENTITY, **{name: other}), 7, tile) is None
-
-
-def test_bits_count_and_not_values() -> None:
-    cache = TileCache(10 * ENTRY)
-    zero, nan = torch.zeros(1, 4, 4), torch.full((1, 4, 4), torch.nan)
-    cache.add(IDENTITY, 0, zero, larger_of(zero))
-    assert cache.find(IDENTITY, 0, -zero) is None
-    cache.add(IDENTITY, 0, nan, larger_of(nan))
-    assert cache.find(IDENTITY, 0, nan.clone()) is not None
 
 
 def test_the_checksum_is_of_the_bytes() -> None:
@@ -313,7 +227,7 @@ def test_no_number_is_near_nothing() -> None:
     assert not result.approximate
 
 
-# ---- threads, memory ---------------------------------------------------------------------
+# ---- threads ------------------------------------------------------------------------------
 
 
 def test_threads_share_a_cache() -> None:
@@ -340,37 +254,3 @@ def test_threads_share_a_cache() -> None:
         thread.join()
     assert wrong == []
     assert cache.bytes == len(cache) * ENTRY
-
-
-def test_a_tile_larger_than_the_budget_is_not_kept() -> None:
-    cache = TileCache(ENTRY - 1)
-    tile = tile_of(0)
-    cache.add(IDENTITY, 0, tile, larger_of(tile))
-    assert (len(cache), cache.bytes) == (0, 0)
-
-
-def test_where_a_gpu_has_no_memory_left_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = TileCache(3 * ENTRY)
-    tile = tile_of(0)
-    cache.add(IDENTITY, 0, tile, larger_of(tile))
-
-    def refused(self: Tensor) -> Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    monkeypatch.setattr(Tensor, "clone", refused)
-    cache.add(IDENTITY, 1, tile_of(1), larger_of(tile_of(1)))
-    assert (len(cache), cache.bytes) == (0, 0)
-
-
-def test_clearing() -> None:
-    cache = TileCache(3 * ENTRY)
-    tile = tile_of(0)
-    cache.add(IDENTITY, 0, tile, larger_of(tile))
-    cache.clear()
-    assert (len(cache), cache.bytes, cache.find(IDENTITY, 0, tile)) == (0, 0, None)
-
-
-def test_the_default_is_a_share_with_a_limit() -> None:
-    assert default_budget(800) == 100
-    assert default_budget(10**12) == 2**30
-    assert default_budget(0) == 0

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import hatvid.engine.calibration
 import hatvid.tile_runner
 from hatvid.engine import ResolvedEngine, TileSpec
 from hatvid.model.attention import WindowAttention
@@ -77,8 +78,8 @@ def _attention(network: nn.Module) -> type:
 def _runner(
     forms: Forms, engine: str, precision: str, patch: pytest.MonkeyPatch, measured: Measured
 ) -> TileRunner:
-    patch.setattr(hatvid.tile_runner, "fastest", measured)
-    patch.setattr(hatvid.tile_runner, "probe", lambda spec: torch.empty(0))
+    patch.setattr(hatvid.engine.calibration, "fastest", measured)
+    patch.setattr(hatvid.engine.calibration, "probe", lambda spec: torch.empty(0))
     patch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU of {device}")
     resolved = ResolvedEngine(engine=engine, precision=precision, device=GPU, threads=1)  # type: ignore[arg-type]
     return TileRunner(

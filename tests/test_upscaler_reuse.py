@@ -16,6 +16,7 @@ from hatvid.model.forms import Forms
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.options import EngineOptions, ReuseOptions, TileOptions
 from hatvid.reuse import Reused
+from hatvid.tile_cache import FRAMES_MOST
 from hatvid.tile_runner import TileRunner
 from hatvid.upscaler import MendedTile, Upscaler
 
@@ -119,6 +120,22 @@ def test_a_small_memory_costs_hits_and_nothing_else() -> None:
     assert torch.equal(*results)
     assert hits[0] == 0
     assert hits[1] == up.reused.tiles // 2
+
+
+@pytest.mark.parametrize("tile", [0, 32])
+def test_so_many_frames_are_kept_if_nothing_is_asked_for(tile: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    frames = torch.rand((FRAMES_MOST + 2, 3, HEIGHT, WIDTH), generator=generator).split(1)
+    options = TileOptions(tile=tile, overlap=8)
+    with Upscaler(Small(), scale=2, engine_options=EAGER, tile_options=options) as up:
+        for frame in frames:
+            up(frame)
+        assert up.reused.hits == 0
+        each = up.reused.tiles // len(frames)
+        up(frames[-FRAMES_MOST])
+        assert up.reused.hits == each
+        up(frames[0])
+        assert up.reused.hits == each
 
 
 def test_threads_in_any_order() -> None:

@@ -33,7 +33,8 @@ reuse_options = together(
         "--reuse-memory",
         type=int,
         metavar="MIB",
-        help="For what is kept.  [default: an eighth of what is free, at most 1024]",
+        help="For what is kept.  [default: 16 frames, up to 1024 or 2 frames; at most an eighth of "
+        "what is free]",
     ),
 )
 

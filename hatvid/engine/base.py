@@ -56,6 +56,12 @@ class TileSpec:
     def output_shape(self) -> tuple[int, int, int, int]:
         return (self.batch, self.channels, self.height * self.scale, self.width * self.scale)
 
+    @property
+    def tile_bytes(self) -> int:
+        """Of one tile and its result."""
+        pixels = self.height * self.width * (1 + self.scale**2)
+        return pixels * self.channels * self.dtype.itemsize
+
 
 @runtime_checkable
 class Engine(Protocol):

@@ -1,4 +1,5 @@
-"""OpenVINO or PyTorch on this CPU, for one network and shape: measured, then kept."""
+"""OpenVINO or PyTorch on this CPU, whose attention on this GPU, for one network and shape:
+measured, then kept."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from hatvid.engine.cache import ModelCache, hatvid_version, library_version
 from hatvid.engine.choice import ROUNDS, fastest
 from hatvid.engine.fidelity import probe
 
-__all__ = ["WORTH_RUNS", "faster_on_cpu", "wall_seconds"]
+__all__ = ["WORTH_RUNS", "faster_on_cpu", "fused_is_faster", "wall_seconds"]
 
 WORTH_RUNS = 200
 """Runs that have to lie ahead: about ten are spent on measuring, and an engine is built
@@ -96,3 +97,36 @@ def faster_on_cpu(
         measure=runs >= WORTH_RUNS,
     )
     return candidates[name]
+
+
+def fused_is_faster(
+    resolved: ResolvedEngine,
+    spec: TileSpec,
+    build: Callable[[bool], Engine],
+    *,
+    network: str,
+    cache: ModelCache | None,
+) -> bool:
+    """Choose between this project's attention and PyTorch's on a GPU.
+
+    Args:
+        resolved: the engine that runs both.
+        spec: of the tiles.
+        build: makes an engine, with this project's attention or without.
+        network: its configuration; weights do not matter.
+        cache: remembers what was measured.
+
+    Raises:
+        EngineError: the engine with PyTorch's cannot be built, or failed.
+    """
+    identity = {
+        "gpu": torch.cuda.get_device_name(resolved.device),
+        "hatvid": hatvid_version(),
+        "torch": torch.__version__,
+        "network": network,
+        "precision": resolved.precision,
+        "compiled": str(resolved.compiled),
+        "shape": str(spec.input_shape),
+    }
+    candidates = {"sdpa": partial(build, False), "triton": partial(build, True)}
+    return fastest(candidates, probe(spec), identity=identity, cache=cache) == "triton"

@@ -13,7 +13,7 @@ from hatvid.jobs.records import Resolved
 from hatvid.model.fingerprint import state_dict_hash
 from hatvid.model.zoo import load_model, resolve_model
 from hatvid.options import JobOptions, SizeOptions
-from hatvid.reuse import default_budget
+from hatvid.tile_cache import default_budget
 from hatvid.upscaler import Upscaler
 
 __all__ = ["Load", "own_upscaler", "settled", "with_fixed_reuse"]
