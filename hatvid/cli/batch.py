@@ -17,6 +17,7 @@ from hatvid.cli.batch_shown import Shown, counted, planned_line
 from hatvid.cli.segments import given_segments, segment_options, sharing_options
 from hatvid.cli.signals import Interrupted, hold_signals, release_signals
 from hatvid.cli.upscale import asked_options, ending_options, settings_options, upscale
+from hatvid.cli.waiting import rest_while_waiting
 from hatvid.errors import HatvidError, InputError, OptionError, OutputError
 from hatvid.jobs.batch_names import Request
 from hatvid.jobs.batch_plan import Pair, Row, gather, plan_rows
@@ -97,6 +98,7 @@ def batch(context: click.Context, /, **given: Any) -> int:
     requests = [
         request for source in given["sources"] for request in _requests(source, given, explicit)
     ]
+    rest_while_waiting()
     running = _Batch(given, Shown("none" if given["dry_run"] else given["progress"]))
     return running.watch(requests) if given["watch"] else running.once(requests)
 

@@ -168,6 +168,8 @@ def bench(context: click.Context, /, **given: Any) -> None:
     if given["pipeline"] is not None:
         if len(models) > 1:
             raise OptionError("--pipeline runs one model; leave out the others")
+        if given["race"]:  # threads wait as an encoder's job has it, and so would rivals'
+            raise OptionError("--pipeline is measured by itself; leave out --race")
         run_pipeline(
             given["pipeline"],
             model=models[0] if models else None,

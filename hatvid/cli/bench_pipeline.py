@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from hatvid.cli.bench_json import write_figures
+from hatvid.cli.waiting import rest_while_waiting
 
 if TYPE_CHECKING:
     from hatvid.bench.pipeline import PipelineCost
@@ -45,6 +46,7 @@ def run_pipeline(
         markdown: the table in Markdown.
         json_file: gets the figures, too; standard output instead of the table.
     """
+    rest_while_waiting()  # as a job does
     from hatvid.bench.pipeline import MODEL, ROUNDS, pipeline_cost
 
     cost = pipeline_cost(

@@ -28,6 +28,7 @@ from hatvid.cli.options import (
 from hatvid.cli.reuse import given_reuse, reuse_options
 from hatvid.cli.script import given_script, script_options
 from hatvid.cli.segments import given_segments, segment_options, sharing_options
+from hatvid.cli.waiting import rest_while_waiting
 from hatvid.options import JobOptions
 from hatvid.segment_options import SegmentOptions
 
@@ -131,6 +132,7 @@ def join(**given: Any) -> None:
 
 def _run(given: Mapping[str, Any], segments: SegmentOptions) -> None:
     options = asked_options(given, segments)
+    rest_while_waiting()
     # Imported here and in this order: a wrong name is answered before torch is loaded.
     from hatvid.jobs.job import plan_job
 

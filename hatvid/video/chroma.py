@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["enlarge", "reduce"]
+__all__ = ["Room", "Subsampling", "enlarge"]
 
 
 def enlarge(chroma: Tensor, factor: int, offset: float, length: int, *, vertical: bool) -> Tensor:
@@ -31,18 +31,94 @@ def enlarge(chroma: Tensor, factor: int, offset: float, length: int, *, vertical
     first = offset * (factor - 1)
     low, rows = _taps(tuple((phase - first) / factor for phase in range(factor)), 1)
     axis = -2 if vertical else -1
-    sums = _filtered(chroma, low, rows, 1, axis)
+    beyond = _beyond(low, len(rows[0]), 1, chroma.shape[axis])
+    lanes = _lanes(_mirrored(chroma, *beyond, axis), low, 1, axis)
+    sums = [_weighted(lanes, row, torch.empty_like(chroma), axis) for row in rows]
     larger = torch.stack(sums, axis if vertical else chroma.ndim).flatten(axis - 1, axis)
     return larger.narrow(axis, 0, length)
 
 
-def reduce(chroma: Tensor, factor: int, offset: float, *, vertical: bool) -> Tensor:
-    """Make planes smaller along one axis, the inverse of :func:`enlarge`."""
-    if factor == 1:
-        return chroma
-    low, rows = _taps((offset * (factor - 1),), factor)
-    (smaller,) = _filtered(chroma, low, rows, factor, -2 if vertical else -1)
-    return smaller
+class Room:
+    """Memory for planes, with what mirrors their edges beyond them along one axis: planes
+    that are computed into it need not be copied to be filtered.
+
+    Attributes:
+        inside: the planes (N, C, h, w); fill them in.
+    """
+
+    def __init__(self, memory: Tensor, before: int, after: int, axis: int) -> None:
+        self._memory, self._before, self._after, self._axis = memory, before, after, axis
+        self.length = memory.shape[axis] - before - after
+        self.inside = memory.narrow(axis, before, self.length)
+
+    def mirrored(self) -> Tensor:
+        """All of it, the edges from what is inside now."""
+        before, after, axis = self._before, self._after, self._axis
+        if max(before, after) > self.length:
+            return _mirrored(self.inside, before, after, axis)
+        head = self.inside.narrow(axis, 0, before)
+        tail = self.inside.narrow(axis, self.length - after, after)
+        self._memory.narrow(axis, 0, before).copy_(head.flip(axis))
+        self._memory.narrow(axis, before + self.length, after).copy_(tail.flip(axis))
+        return self._memory
+
+
+class Subsampling:
+    """Makes planes of luma's size as small as chroma, the inverse of :func:`enlarge`.
+
+    Args:
+        down: luma samples that one of chroma covers down, and where it lies between the
+            first (0) and the last (1) of them.
+        across: the same across.
+    """
+
+    def __init__(self, down: tuple[int, float], across: tuple[int, float]) -> None:
+        # Rows first: their sums are the cheaper ones, and leave fewer of the others.
+        axes = ((-2, *down), (-1, *across))
+        self._steps = [_Reduction(*axis) for axis in axes if axis[1] > 1]
+
+    def room(self, like: Tensor, shape: Sequence[int]) -> Room:
+        """Memory for planes of a shape (N, C, H, W), of the kind of another tensor."""
+        if not self._steps:
+            return Room(like.new_empty(shape), 0, 0, -1)
+        return self._steps[0].room(like, shape)
+
+    def reduced(self, room: Room) -> Tensor:
+        """What is inside made smaller: (N, C, h, w), rounded up."""
+        for number, step in enumerate(self._steps, 1):
+            shape = step.shape(room)
+            if number == len(self._steps):
+                return step.sums(room, room.inside.new_empty(shape))
+            smaller = self._steps[number].room(room.inside, shape)
+            step.sums(room, smaller.inside)
+            room = smaller
+        return room.inside
+
+
+class _Reduction:
+    """Along one axis."""
+
+    def __init__(self, axis: int, factor: int, offset: float) -> None:
+        self._axis, self._factor = axis, factor
+        self._low, self._rows = _taps((offset * (factor - 1),), factor)
+
+    def room(self, like: Tensor, shape: Sequence[int]) -> Room:
+        """Memory for planes of a shape."""
+        before, after = _beyond(self._low, len(self._rows[0]), self._factor, shape[self._axis])
+        sizes = list(shape)
+        sizes[self._axis] += before + after
+        return Room(like.new_empty(sizes), before, after, self._axis)
+
+    def shape(self, room: Room) -> list[int]:
+        """Of what comes of it."""
+        sizes = list(room.inside.shape)
+        sizes[self._axis] = -(-room.length // self._factor)
+        return sizes
+
+    def sums(self, room: Room, out: Tensor) -> Tensor:
+        """Written to ``out``."""
+        lanes = _lanes(room.mirrored(), self._low, self._factor, self._axis)
+        return _weighted(lanes, self._rows[0], out, self._axis)
 
 
 def _catmull_rom(x: float) -> float:
@@ -81,30 +157,32 @@ def _mirrored(planes: Tensor, before: int, after: int, axis: int) -> Tensor:
     return copies.narrow(axis, -before - first * length, before + length + after)
 
 
-def _filtered(
-    planes: Tensor, low: int, rows: Sequence[Sequence[float]], step: int, axis: int
-) -> list[Tensor]:
-    """Weighted sums of taps low.. of an axis, of every step-th place: one tensor a row."""
-    taps = len(rows[0])
-    length = planes.shape[axis]
+def _beyond(low: int, taps: int, step: int, length: int) -> tuple[int, int]:
+    """Samples before and behind an axis that taps low.. of every step-th place look at."""
     count = -(-length // step)
-    after = max(0, (count - 1) * step + low + taps - length)
-    padded = _mirrored(planes, max(0, -low), after, axis)
-    skipped = max(0, low)
-    # Every step-th sample is brought together once, so that each tap reads what lies side by
-    # side; along columns it does already.
+    return max(0, -low), max(0, (count - 1) * step + low + taps - length)
+
+
+def _lanes(padded: Tensor, low: int, step: int, axis: int) -> list[Tensor]:
+    """Every step-th sample, from the first that is looked at, from the second, ..."""
     lanes = []
     for lane in range(step):
-        every = slice(skipped + lane, None, step)
+        every = slice(max(0, low) + lane, None, step)
+        # Brought together once, so that each tap reads what lies side by side; rows do already.
         lanes.append(padded[..., every].contiguous() if axis == -1 else padded[..., every, :])
-    sums = []
-    for weights in rows:
-        out = None
-        for tap, weight in enumerate(weights):
-            if weight == 0:
-                continue
-            part = lanes[tap % step].narrow(axis, tap // step, count)
-            out = part * weight if out is None else out.add_(part, alpha=weight)
-        assert out is not None
-        sums.append(out)
-    return sums
+    return lanes
+
+
+def _weighted(lanes: Sequence[Tensor], weights: Sequence[float], out: Tensor, axis: int) -> Tensor:
+    """Sums of as many taps as there are weights, of each place of ``out``."""
+    empty = True
+    for tap, weight in enumerate(weights):
+        if weight == 0:
+            continue
+        part = lanes[tap % len(lanes)].narrow(axis, tap // len(lanes), out.shape[axis])
+        if empty:
+            torch.mul(part, weight, out=out)
+        else:
+            out.add_(part, alpha=weight)
+        empty = False
+    return out

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hatvid.errors import InputError
 from hatvid.options import ColorOptions
-from hatvid.video.chroma import enlarge, reduce
+from hatvid.video.chroma import Subsampling, enlarge
 from hatvid.video.convert import PlaneLayout
 
 __all__ = [
@@ -215,24 +215,29 @@ def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Te
     if layout.family == "rgb":
         codes = _luma_to_codes(rgb, depth, full)
         return tuple(_quantised(codes[:, i], layout) for i in range(3))
-    # Large frames are written as seldom as can be: the ranges' factors are in the matrix, and
-    # what has a tensor of its own is changed in place. Memory that is asked for anew with each
-    # step costs more than the arithmetic.
+    # Large frames are written as seldom as can be: chroma is scaled when it has been made
+    # smaller, and what has a tensor of its own is changed in place. Memory that is asked for
+    # anew with each step costs more than the arithmetic.
+    luma, differences = _matrix(tags.matrix)
     factor, black = _luma_range(depth, full)
-    extent, middle = _chroma_range(depth, full, tags.matrix)
-    rows = _matrix_values(tags.matrix)
+    bright = _weighted(luma, rgb.unbind(1))
     if layout.family == "gray":
-        (codes,) = _apply(_times(rows[:1], (factor,)), rgb).unbind(1)
-        return (_quantised(codes.add_(black), layout),)
-    yuv = _apply(_times(rows, (factor, extent, extent)), rgb)
-    luma = _quantised(yuv[:, 0].add_(black), layout)
+        return (_quantised(bright.mul_(factor).add_(black), layout),)
     _, right, below = _CHROMA_OFFSETS.get(tags.chroma_location, ("none", 0.0, 0.0))
-    chroma = yuv[:, 1:]
-    # Rows first: their sums are the cheaper ones, and leave fewer of the others.
-    chroma = reduce(chroma, 1 << layout.log2_chroma_h, below, vertical=True)
-    chroma = reduce(chroma, 1 << layout.log2_chroma_w, right, vertical=False)
-    codes = _quantised(chroma.add_(middle), layout)
-    return (luma, codes[:, 0], codes[:, 1])
+    subsampling = Subsampling(
+        (1 << layout.log2_chroma_h, below), (1 << layout.log2_chroma_w, right)
+    )
+    batch, _, height, width = rgb.shape
+    room = subsampling.room(rgb, (batch, 2, height, width))
+    sources = (*rgb.unbind(1), bright)
+    for plane, (of, less, _) in zip(room.inside.unbind(1), differences, strict=True):
+        torch.sub(sources[of], sources[less], out=plane)
+    extent, middle = _chroma_range(depth, full, tags.matrix)
+    chroma = subsampling.reduced(room)
+    for plane, (_, _, weight) in zip(chroma.unbind(1), differences, strict=True):
+        plane.mul_(weight * extent).add_(middle)
+    codes = _quantised(chroma, layout)
+    return (_quantised(bright.mul_(factor).add_(black), layout), codes[:, 0], codes[:, 1])
 
 
 def alpha_to_rgb(planes: Sequence[Tensor], layout: PlaneLayout) -> Tensor:
@@ -318,49 +323,49 @@ def _chroma_from_codes(codes: Tensor, depth: int, full: bool, matrix: int) -> Te
 def _quantised(codes: Tensor, layout: PlaneLayout) -> Tensor:
     """Integers of the layout's dtype; ``codes`` are overwritten."""
     codes = codes.round_().nan_to_num_(nan=0.0).clamp_(0, 2**layout.depth - 1)
+    if layout.dtype == torch.uint8:
+        return codes.to(torch.uint8)
     # uint16 has few operators; int32 on the way keeps every backend happy.
     return codes.to(torch.int32).to(layout.dtype)
 
 
-_Rows = tuple[tuple[float, float, float], ...]
-
-
-def _times(rows: _Rows, factors: Sequence[float]) -> _Rows:
-    """Each row times its factor."""
-    return tuple(
-        (a * factor, b * factor, c * factor)
-        for (a, b, c), factor in zip(rows, factors, strict=True)
-    )
+_Row = tuple[float, float, float]
+_LUMA = 3
 
 
 @lru_cache(maxsize=16)
-def _matrix_values(matrix: int) -> _Rows:
-    """RGB to YUV: H.273 equations 38 to 40."""
-    if matrix == _YCGCO:  # H.273 equations 44 to 46; the planes are Y, Cg, Co
-        return ((0.25, 0.5, 0.25), (-0.25, 0.5, -0.25), (0.5, 0.0, -0.5))
+def _matrix(matrix: int) -> tuple[_Row, tuple[tuple[int, int, float], ...]]:
+    """RGB to YUV, H.273 equations 38 to 40: luma's weights of R, G and B, and each chroma as
+    a difference, of what (R, G, B or luma, by number), less what, times what."""
+    if matrix == _YCGCO:  # equations 44 to 46; the planes are Y, Cg = G - Y, Co = (R - B) / 2
+        return (0.25, 0.5, 0.25), ((1, _LUMA, 1.0), (0, 2, 0.5))
     _, kr, kb = _LUMA_MATRICES[matrix]
-    kg = 1 - kr - kb
-    return (
-        (kr, kg, kb),
-        (-kr / (2 * (1 - kb)), -kg / (2 * (1 - kb)), 0.5),
-        (0.5, -kg / (2 * (1 - kr)), -kb / (2 * (1 - kr))),
-    )
+    blue, red = (2, _LUMA, 0.5 / (1 - kb)), (0, _LUMA, 0.5 / (1 - kr))
+    return (kr, 1 - kr - kb, kb), (blue, red)
 
 
 @lru_cache(maxsize=16)
-def _inverse_values(matrix: int) -> _Rows:
+def _inverse_values(matrix: int) -> tuple[_Row, _Row, _Row]:
     """YUV to RGB."""
-    inverse = np.linalg.inv(np.array(_matrix_values(matrix), np.float64))
+    luma, differences = _matrix(matrix)
+    sources = np.vstack([np.eye(3), luma])
+    chroma = [(sources[of] - sources[less]) * weight for of, less, weight in differences]
+    inverse = np.linalg.inv(np.vstack([luma, *chroma]))
     first, second, third = inverse.tolist()
     return (tuple(first), tuple(second), tuple(third))
 
 
-def _apply(rows: _Rows, channels: Tensor) -> Tensor:
-    # By hand, not by a matrix product: a product may run in TF32 or bf16 by a
-    # setting of the process, and colour is fp32 whatever the network computes in.
-    first, second, third = channels.unbind(1)
+def _apply(rows: Sequence[_Row], channels: Tensor) -> Tensor:
+    parts = channels.unbind(1)
     batch, _, height, width = channels.shape
     mixed = channels.new_empty((batch, len(rows), height, width))
-    for out, (a, b, c) in zip(mixed.unbind(1), rows, strict=True):
-        torch.mul(first, a, out=out).add_(second, alpha=b).add_(third, alpha=c)
+    for out, row in zip(mixed.unbind(1), rows, strict=True):
+        _weighted(row, parts, out)
     return mixed
+
+
+def _weighted(row: _Row, parts: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    # By hand, not by a matrix product: a product may run in TF32 or bf16 by a
+    # setting of the process, and colour is fp32 whatever the network computes in.
+    (first, second, third), (a, b, c) = parts, row
+    return torch.mul(first, a, out=out).add_(second, alpha=b).add_(third, alpha=c)

@@ -108,6 +108,12 @@ def test_the_command(checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPat
     assert record["ratio"] == pytest.approx(record["instant"]["wall"] / record["real"]["wall"])
 
 
+def test_rivals_do_not_run_in_a_jobs_environment(clip: Path) -> None:
+    asked = CliRunner().invoke(cli, ["bench", "--race", "--pipeline", str(clip)])
+    assert isinstance(asked.exception, HatvidError)
+    assert "leave out --race" in str(asked.exception)
+
+
 def test_what_is_no_video_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(HatvidError):
         pipeline_cost(tmp_path / "missing.mp4", model=str(checkpoint), rounds=1)
