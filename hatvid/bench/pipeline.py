@@ -235,8 +235,10 @@ class _Repeats:
     def run(self, tiles: Tensor) -> Tensor:
         batch, channels, height, width = tiles.shape
         scale = self.spec.scale
-        squares = self._output.view(batch, channels, height, scale, width, scale)
-        squares.copy_(tiles[:, :, :, None, :, None].expand_as(squares))
+        # Along the rows first, where there is little; then whole rows are copied.
+        wide = tiles.repeat_interleave(scale, 3)
+        rows = self._output.view(batch, channels, height, scale, width * scale)
+        rows.copy_(wide[:, :, :, None].expand_as(rows))
         return self._output
 
     def close(self) -> None:
