@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc 
 
 # Frame after frame, each with two large tensors and one beyond what the heap keeps.
 PROGRAM = """
-import resource, sys
+import resource, statistics, sys
 import torch
 from hatvid.cli.heap import KEPT, LARGEST, keep_freed_memory
 
@@ -24,23 +24,24 @@ def frame(size):
     del first, second
 
 def faults(size):
-    for _ in range(3):
+    frame(size)
+    found = []
+    for _ in range(40):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         frame(size)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        frame(size)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 10
+        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return found
 
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
 
-few = faults(48 << 20)
+found = faults(48 << 20)
 before = resident()
 frame(LARGEST + (64 << 20))
 grown = resident() - before
 frame(KEPT)
-print(told, few, grown < 32 << 20, resident() - before < KEPT)
+print(told, statistics.median(found), sum(found), grown < 32 << 20, resident() - before < KEPT)
 """
 
 
@@ -59,12 +60,15 @@ def _run(word: str, **environment: str) -> list[str]:
 
 
 def test_a_frame_takes_the_memory_of_the_one_before() -> None:
-    told, few, grown, kept = _run("told")
+    told, few, few_in_all, grown, kept = _run("told")
     assert (told, grown, kept) == ("True", "True", "True")
-    _, many, *_ = _run("untold")
+    _, many, many_in_all, *_ = _run("untold")
     assert float(few) < 100
     # Two tensors of 48 MiB: malloc as it comes takes none of them into its heap.
     assert float(many) > 50 * float(few) + 1000
+    # Some frames find no gap that is large enough, as malloc looks for more than it then takes
+    # for aligned memory, and the heap grows; after some frames there are gaps enough.
+    assert int(few_in_all) < int(many_in_all) / 4
 
 
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"])
