@@ -27,12 +27,13 @@ from torch import Tensor, nn
 
 from hatvid.engine.base import TileSpec
 from hatvid.engine.cache import ModelCache, code_hash, hatvid_version
+from hatvid.engine.openvino_precision import keep_stream_in_fp32
 from hatvid.engine.prepare import check_input, check_output, prepared
 from hatvid.errors import EngineError, OutOfMemoryError
 
 __all__ = ["OpenVINOEngine", "Operator", "cpu_facts", "native_bf16"]
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 """Counts up when what is stored, or how it is made, changes."""
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
@@ -61,7 +62,8 @@ class OpenVINOEngine:
         module: maps ``spec.input_shape`` to ``spec.output_shape`` and can be traced.
             It is not changed.
         spec: the one shape to run, float32 on the CPU.
-        precision: what is computed in; ``fp32`` is true float32.
+        precision: what is computed in; ``fp32`` is true float32. In ``bf16`` sums of features
+            and LayerNorms stay in fp32 (:mod:`hatvid.engine.openvino_precision`).
         fingerprint: names the module's weights and configuration exactly.
         cache_dir: folder of compiled models; None keeps none.
         threads: of the CPU; None takes OpenVINO's choice.
@@ -184,8 +186,14 @@ class OpenVINOEngine:
         fingerprint: str,
         cache_dir: Path | None,
     ) -> openvino.CompiledModel:
+        def build() -> openvino.CompiledModel:
+            model = _translate(module, spec)
+            if self.precision != "fp32":
+                model = keep_stream_in_fp32(model)
+            return _core().compile_model(model, "CPU", config)
+
         if cache_dir is None:
-            return _core().compile_model(_translate(module, spec), "CPU", config)
+            return build()
         cache = ModelCache(cache_dir)
         key = _cache_key(module, spec, config, fingerprint)
         data = cache.read(key)
@@ -195,7 +203,7 @@ class OpenVINOEngine:
             except RuntimeError as error:
                 _log.warning("compiled model cannot be loaded (%s); building it", _reason(error))
                 cache.drop(key)
-        compiled = _core().compile_model(_translate(module, spec), "CPU", config)
+        compiled = build()
         cache.write(key, compiled.export_model().getvalue())
         return compiled
 

@@ -158,7 +158,8 @@ def lower_precision(model: HAT, dtype: torch.dtype, plan: RescalePlan) -> HAT:
     the mean, the first and the last convolution (also a collapsed one), the statistics
     of every LayerNorm (eps / s^2 is 0 in fp16), CAB's pooled mean and the gate made of it,
     and the sum with the shallow feature. In bf16, whose range is that of fp32, the
-    plan is not needed and not used.
+    plan is not needed and not used; but it has eight significant bits, so the residual
+    stream, which is rounded after each sum, stays in fp32 too.
 
     On a GPU, PyTorch may add up products in fp16 unless
     ``torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction`` is False: that
@@ -178,13 +179,15 @@ def lower_precision(model: HAT, dtype: torch.dtype, plan: RescalePlan) -> HAT:
     if dtype not in (torch.float16, torch.bfloat16):
         raise ValueError(f"{dtype} is not a 16-bit precision")
     low = _twin(model)
-    wide = dtype == torch.float16 and plan.residual_fp32
+    wide = dtype == torch.bfloat16 or plan.residual_fp32
     with torch.no_grad():
         if dtype == torch.float16:
             low = _rescaled_cabs(low, plan)
-        if wide:
+        if dtype == torch.bfloat16:
+            _cast_to_convolutions(low)
+        elif wide:
             _widen_stream(low, plan)
-        elif dtype == torch.float16:
+        else:
             low = _rescaled_stream(low, plan)
         _lower(low, dtype, wide_stream=wide)
     return low
@@ -264,6 +267,13 @@ def _rescaled_stream(model: HAT, plan: RescalePlan) -> HAT:
         before = s
     model.norm.eps /= before**2
     return model
+
+
+def _cast_to_convolutions(model: HAT) -> None:
+    """What closes an RHAG reads an fp32 stream in 16 bits."""
+    for group in model.layers:
+        if isinstance(group.conv, nn.Conv2d):
+            group.conv = CastingConv2d(group.conv)
 
 
 def _widen_stream(model: HAT, plan: RescalePlan) -> None:

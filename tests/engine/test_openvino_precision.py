@@ -1,0 +1,124 @@
+"""What stays in fp32 where OpenVINO computes in bf16."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import numpy as np
+import openvino
+import pytest
+import torch
+from openvino import opset13
+
+from hatvid.engine import TileSpec
+from hatvid.engine.eager import EagerEngine
+from hatvid.engine.fidelity import compare, probe
+from hatvid.engine.openvino import OpenVINOEngine, _translate, native_bf16
+from hatvid.engine.openvino_precision import keep_stream_in_fp32, stream_operators
+from hatvid.model.hat import HAT, HATConfig
+from hatvid.model.separate import separate_projections
+from hatvid.model.tail import collapse_tail
+
+DEPTHS = (8,) * 6
+SPEC = TileSpec(batch=1, height=32, width=16, scale=2)
+
+
+@pytest.fixture(scope="module")
+def deep() -> HAT:
+    """No part of it is too small to be seen in the output."""
+    config = HATConfig(
+        embed_dim=16,
+        depths=DEPTHS,
+        num_heads=(2,) * len(DEPTHS),
+        squeeze_factor=4,
+        num_feat=8,
+        upscale=2,
+        window_size=8,
+    )
+    random = torch.Generator().manual_seed(1)
+    model = HAT(config).eval().requires_grad_(False)
+    for name, value in model.named_parameters():
+        if name.endswith("relative_position_bias_table") or ".attention." in name:
+            value.normal_(std=1.0, generator=random)
+        elif "norm" in name and name.endswith("weight"):
+            value.uniform_(0.5, 2.0, generator=random)
+        elif name.endswith("bias"):
+            value.normal_(std=0.3, generator=random)
+        else:
+            value.normal_(std=value[0].numel() ** -0.5, generator=random)
+    return separate_projections(collapse_tail(model))
+
+
+@pytest.fixture(scope="module")
+def translated(deep: HAT) -> openvino.Model:
+    return _translate(deep, SPEC)
+
+
+def test_sums_and_layer_norms_and_nothing_else(translated: openvino.Model) -> None:
+    """Counted by the paper's figure 2: an HAB adds three times, an OCAB twice, an RHAG once."""
+    found = Counter(re.sub(r"_\d+$", "", name).split("/")[-1] for name in _modules(translated))
+    habs, rhags = sum(DEPTHS), len(DEPTHS)
+    norms = 2 * habs + 2 * rhags + 2  # and those of patch_embed and of the body's end
+    sums = 3 * habs + 2 * rhags + rhags + 1
+    assert found == {"MVN": norms, "Multiply": norms, "Add": norms + sums}
+
+
+def _modules(model: openvino.Model) -> list[str]:
+    names = stream_operators(model)
+    assert len(set(names)) == len(names)
+    # A bias is a constant that is added; those of convolutions and products are not meant.
+    assert not [name for name in names if "linear" in name or "convolution" in name]
+    return names
+
+
+def test_in_fp32_it_is_the_same_model(translated: openvino.Model) -> None:
+    kept = keep_stream_in_fp32(translated)
+    tiles = probe(SPEC).numpy()
+    options = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
+    first, second = (
+        openvino.Core().compile_model(model, "CPU", options)(tiles)[0]
+        for model in (translated, kept)
+    )
+    assert np.array_equal(first, second)
+
+
+def test_each_is_marked_in_a_way_that_openvino_reads(translated: openvino.Model) -> None:
+    kept = keep_stream_in_fp32(translated)
+    marked = {
+        node.get_friendly_name()
+        for node in kept.get_ordered_ops()
+        if any("precis" in key.lower() for key in node.get_rt_info().keys())  # noqa: SIM118
+    }
+    assert marked == set(stream_operators(translated))
+
+
+def test_a_network_without_a_stream() -> None:
+    """Constants on either side, a shape that is computed, and a sum of shapes."""
+    x = opset13.parameter([1, 4, -1], np.float32)
+    shape = opset13.shape_of(x)
+    sized = opset13.add(shape, shape)
+    biased = opset13.add(opset13.constant(np.ones(1, np.float32)), opset13.relu(x))
+    out = opset13.reshape(biased, opset13.minimum(sized, shape), special_zero=False)
+    assert stream_operators(openvino.Model([out], [x])) == []
+
+
+@pytest.mark.parametrize("precision", ["bf16"] if native_bf16() else [])
+def test_a_deep_network_is_near(deep: HAT, precision: str) -> None:
+    """OpenVINO by itself rounds each sum to eight bits."""
+    tiles = probe(SPEC)
+    reference = EagerEngine(deep, SPEC).run(tiles)
+    engine = OpenVINOEngine(
+        deep,
+        SPEC,
+        precision="bf16",
+        fingerprint="deep",
+        cache_dir=None,
+        threads=1,
+    )
+    near = compare(reference, engine.run(tiles)).snr
+    options = {"INFERENCE_PRECISION_HINT": "bf16"}
+    plain = openvino.Core().compile_model(_translate(deep, SPEC), "CPU", options)
+    alone = compare(reference, torch.from_numpy(plain(tiles.numpy())[0])).snr
+    assert near > 40
+    assert near > alone + 3
