@@ -53,7 +53,7 @@ HEIGHT = {
 HOMES = {
     "av": ("hatvid/video/", "hatvid/research/"),
     "click": ("hatvid/cli/",),
-    "openvino": ("hatvid/engine/openvino.py",),
+    "openvino": ("hatvid/engine/openvino.py", "hatvid/engine/openvino_precision.py"),
     "ray": ("hatvid/jobs/cluster.py",),
     "torch_tensorrt": ("hatvid/engine/tensorrt.py",),
     "vapoursynth": ("plugins/", "hatvid/video/vpy.py", "hatvid/bench/"),

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -60,6 +60,7 @@ class OperatorTimes:
     model: str
     width: int
     height: int
+    precision: str
     threads: int
     runs: int
     kinds: tuple[Kind, ...]
@@ -80,23 +81,25 @@ def operator_times(
     width: int,
     height: int,
     *,
+    precision: Literal["fp32", "bf16"] = "fp32",
     scale: int | None = None,
     threads: int | None = None,
     runs: int = 7,
 ) -> OperatorTimes:
-    """Run a network in fp32 as OpenVINO's engine has it, with its clocks on.
+    """Run a network as OpenVINO's engine has it, with its clocks on.
 
     Args:
         model: as for a race.
         width: of the tile.
         height: of the tile.
+        precision: what the engine computes in.
         scale: of a network without a checkpoint.
         threads: of the CPU; None is as many as the engine takes.
         runs: that are counted, after one that is not.
 
     Raises:
         OptionError: there is no such network.
-        EngineError: OpenVINO cannot run it.
+        EngineError: OpenVINO cannot run it, or not in that precision here.
     """
     found = network(model, scale)
     net = HAT(found.config).eval()
@@ -112,7 +115,7 @@ def operator_times(
     engine = OpenVINOEngine(
         Forms(net).form("fp32", compiler=True),
         spec,
-        precision="fp32",
+        precision=precision,
         fingerprint="",
         cache_dir=None,
         threads=threads,
@@ -131,6 +134,7 @@ def operator_times(
         model=found.name,
         width=width,
         height=height,
+        precision=precision,
         threads=threads,
         runs=runs,
         kinds=_summed(found_runs),

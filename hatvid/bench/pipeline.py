@@ -23,7 +23,7 @@ from hatvid.jobs.receipt import Receipt
 from hatvid.jobs.upscale import upscale
 from hatvid.model.fingerprint import state_dict_hash
 from hatvid.model.zoo import load_model, resolve_model
-from hatvid.options import EngineOptions
+from hatvid.options import EngineOptions, Precision
 from hatvid.upscaler import EngineFactory, Upscaler
 from hatvid.video.sink import VideoSink
 from hatvid.video.source import VideoSource
@@ -100,6 +100,7 @@ def pipeline_cost(
     clip: Path | None = None,
     *,
     model: str = MODEL,
+    precision: Precision = "auto",
     threads: int | None = None,
     frames: int = FRAMES,
     rounds: int = ROUNDS,
@@ -109,6 +110,7 @@ def pipeline_cost(
     Args:
         clip: a video; None makes one up.
         model: a known name, or the path of a checkpoint.
+        precision: of the network that is run.
         threads: of the CPU for the network.
         frames: of the clip, from its beginning, at most.
         rounds: how often both are run, after one round of the first that does not count.
@@ -117,7 +119,7 @@ def pipeline_cost(
         HatvidError: as :func:`hatvid.upscale` does.
     """
     network = load_model(model)
-    options = EngineOptions(threads=threads, streams="auto")  # as a job has it
+    options = EngineOptions(precision=precision, threads=threads, streams="auto")  # as a job has it
 
     def upscaler(factory: EngineFactory, fingerprint: str | None) -> Upscaler:
         return Upscaler(
@@ -141,19 +143,22 @@ def pipeline_cost(
             clip = made_up_clip(folder / "made-up.mp4", frames)
         job = _Job(clip, folder / "out.mkv", frames, watch)
         receipt, _ = job.run(instant)
+        height, width = receipt.height // network.scale, receipt.width // network.scale
+        # The trials by which precision and engine are chosen are no part of a frame.
+        real.warm_up(height, width, ahead=receipt.frames)
         runs: dict[Upscaler, list[Run]] = {instant: [], real: []}
         for _ in range(rounds):
             for each, done in runs.items():
                 receipt, run = job.run(each)
                 done.append(run)
-        facts = real.describe(receipt.height // real.scale, receipt.width // real.scale)
+        facts = real.describe(height, width)
         return PipelineCost(
             model=facts.model,
             engine=facts.engine,
             precision=facts.precision,
             threads=facts.threads,
-            width=receipt.width // real.scale,
-            height=receipt.height // real.scale,
+            width=width,
+            height=height,
             scale=real.scale,
             frames=receipt.frames,
             rounds=rounds,

@@ -111,10 +111,9 @@ class Size(click.ParamType[tuple[int, int]]):
 )
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16"]),
-    default="fp16",
-    show_default=True,
-    help="Of --traffic: what is computed in; bf16 costs what fp16 costs.",
+    type=click.Choice(["fp32", "bf16", "fp16"]),
+    help="What is computed in. Of --traffic fp32 or fp16 [default: fp16]; bf16 costs what fp16 "
+    "costs. Of --operators fp32 or bf16 [default: fp32]. Of --pipeline [default: as a job].",
 )
 @click.option("--markdown", is_flag=True, help="The table in Markdown.")
 @click.option(
@@ -159,7 +158,8 @@ def bench(context: click.Context, /, **given: Any) -> None:
         _traffic(
             model=models[0] if models else "hat",
             size=given["sizes"][0] if given["sizes"] else (1280, 720),
-            **{name: given[name] for name in ("scale", "precision", "markdown", "json_file")},
+            precision=given["precision"] or "fp16",
+            **{name: given[name] for name in ("scale", "markdown", "json_file")},
         )
     if given["kernels"]:
         from hatvid.bench.kernels import compiled_kernels, kernel_table
@@ -173,10 +173,8 @@ def bench(context: click.Context, /, **given: Any) -> None:
         run_pipeline(
             given["pipeline"],
             model=models[0] if models else None,
-            rounds=given["rounds"],
-            threads=given["threads"],
-            markdown=given["markdown"],
-            json_file=given["json_file"],
+            precision=given["precision"] or "auto",
+            **{name: given[name] for name in ("rounds", "threads", "markdown", "json_file")},
         )
     if given["operators"]:
         if len(models) > 1 or len(given["sizes"]) > 1:
@@ -184,6 +182,7 @@ def bench(context: click.Context, /, **given: Any) -> None:
         run_operators(
             models[0] if models else "hat-nano-x4",
             given["sizes"][0] if given["sizes"] else (64, 64),
+            precision=given["precision"] or "fp32",
             runs=given["rounds"],
             **{name: given[name] for name in ("scale", "threads", "markdown", "json_file")},
         )

@@ -7,6 +7,8 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from hatvid.cli.bench_json import write_figures
+from hatvid.errors import OptionError
+from hatvid.options import Precision
 
 if TYPE_CHECKING:
     from hatvid.bench.operators import OperatorTimes
@@ -22,6 +24,7 @@ def run_operators(
     model: str,
     size: tuple[int, int],
     *,
+    precision: Precision = "fp32",
     scale: int | None = None,
     runs: int | None = None,
     threads: int | None = None,
@@ -33,17 +36,25 @@ def run_operators(
     Args:
         model: as for a race.
         size: (width, height) of the tile.
+        precision: ``fp32`` or ``bf16``.
         scale: of a network without a checkpoint.
         runs: None is a few.
         threads: of the CPU; None is one a core.
         markdown: the table in Markdown.
         json_file: gets the figures, too; standard output instead of the table.
+
+    Raises:
+        OptionError: another precision.
     """
     from hatvid.bench.operators import operator_times
 
+    if precision != "fp32" and precision != "bf16":
+        raise OptionError(f"engine openvino does not compute in {precision}; choose bf16 or fp32")
     width, height = size
     chosen = {} if runs is None else {"runs": runs}
-    times = operator_times(model, width, height, scale=scale, threads=threads, **chosen)
+    times = operator_times(
+        model, width, height, precision=precision, scale=scale, threads=threads, **chosen
+    )
     if write_figures(json_file, times.as_dict()):
         _print(times, markdown)
 
@@ -54,8 +65,9 @@ def _print(times: OperatorTimes, markdown: bool) -> None:
     from rich.table import Table
 
     click.echo(
-        f"{times.model}, {times.width}x{times.height}, OpenVINO fp32, {times.threads} threads: "
-        f"{times.seconds * 1e3:.1f} ms in operators, medians of {times.runs} runs"
+        f"{times.model}, {times.width}x{times.height}, OpenVINO {times.precision}, "
+        f"{times.threads} threads: {times.seconds * 1e3:.1f} ms in operators, "
+        f"medians of {times.runs} runs"
     )
     table = Table(box=box.MARKDOWN if markdown else None, pad_edge=markdown)
     table.add_column("operators", no_wrap=True)

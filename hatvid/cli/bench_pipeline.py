@@ -9,6 +9,7 @@ import click
 
 from hatvid.cli.bench_json import write_figures
 from hatvid.cli.waiting import rest_while_waiting
+from hatvid.options import Precision
 
 if TYPE_CHECKING:
     from hatvid.bench.pipeline import PipelineCost
@@ -31,6 +32,7 @@ def run_pipeline(
     clip: str,
     *,
     model: str | None,
+    precision: Precision = "auto",
     rounds: int | None = None,
     threads: int | None = None,
     markdown: bool = False,
@@ -41,6 +43,7 @@ def run_pipeline(
     Args:
         clip: a file, or :data:`MADE_UP`.
         model: None is the smallest.
+        precision: of the network that is run.
         rounds: None is a few.
         threads: of the CPU for the network; None is one a core.
         markdown: the table in Markdown.
@@ -52,6 +55,7 @@ def run_pipeline(
     cost = pipeline_cost(
         None if clip == MADE_UP else Path(clip),
         model=model or MODEL,
+        precision=precision,
         rounds=rounds or ROUNDS,
         threads=threads,
     )

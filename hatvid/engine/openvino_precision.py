@@ -1,9 +1,8 @@
 """What OpenVINO leaves in fp32 when it computes in bf16: sums of features, and LayerNorms.
 
 By itself OpenVINO brings each operator to bf16. A residual stream that is rounded to eight
-bits after each of a hundred sums loses more than all matrix products together: of HAT-S
-with weights drawn at random, 37.4 dB are left, and 42.0 dB where the stream and what reads
-it stay in fp32 (docs/precision.md).
+bits after each of a hundred sums loses more than all matrix products together: some five
+decibels (docs/precision.md).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hatvid.bench.operators import kind_of, operator_times
-from hatvid.engine.openvino import Operator
+from hatvid.engine.openvino import Operator, native_bf16
 
 
 def test_kinds() -> None:
@@ -45,6 +45,14 @@ def test_the_command(checkpoints: dict[int, Path], hatvid: Callable[..., Any]) -
     assert 97 <= sum(shares) <= 103
     found = json.loads(hatvid(*asked, "--json", "-").out)
     assert {kind["name"] for kind in found["kinds"]} >= {"matrix products", "convolutions"}
+    assert found["precision"] == "fp32"
+    if native_bf16():
+        done = hatvid(*asked, "--precision", "bf16", "--rounds", "1")
+        assert (done.code, done.err) == (0, "")
+        assert "OpenVINO bf16" in done.out
+    refused = hatvid(*asked, "--precision", "fp16")
+    assert (refused.code, refused.out) == (2, "")
+    assert "engine openvino does not compute in fp16; choose bf16 or fp32" in refused.err
     refused = hatvid(*asked, "--size", "64x64")
     assert refused.code == 2
     assert "one model and one size" in refused.err

@@ -100,8 +100,10 @@ def test_the_command(checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPat
     few = pipeline_cost.__kwdefaults__ | {"frames": 2}
     monkeypatch.setattr(pipeline_cost, "__kwdefaults__", few)
     given = ["bench", "--pipeline", str(clip), "--model", str(checkpoint), "--rounds", "1"]
+    given += ["--precision", "fp32"]
     shown = CliRunner().invoke(cli, given, catch_exceptions=False)
     assert shown.exit_code == 0
+    assert " on openvino fp32, " in shown.output
     assert re.search(r"job without the network: \d+\.\d% of the job with it", shown.output)
     record = json.loads(CliRunner().invoke(cli, [*given, "--json", "-"]).output)
     assert (record["frames"], record["rounds"]) == (2, 1)
