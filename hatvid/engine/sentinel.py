@@ -27,8 +27,15 @@ def suspects(tiles: Tensor, larger: Tensor) -> Tensor:
     Returns:
         (N,) bool on the tiles' device: a sample is no number, infinite, or out of range.
     """
-    low, high = tiles.flatten(1).aminmax(dim=1)
-    least, most = larger.flatten(1).aminmax(dim=1)
-    # aminmax passes NaN on, and no comparison holds for it.
+    low, high = _range(tiles)
+    least, most = _range(larger)
+    # amin and amax pass NaN on, and no comparison holds for it.
     inside = (least >= low.clamp(max=0) - MARGIN) & (most <= high.clamp(min=1) + MARGIN)
     return torch.logical_not(inside)
+
+
+def _range(tiles: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest sample of each tile."""
+    flat = tiles.flatten(1)
+    # aminmax along a dimension takes 16 times as long on a CPU: it is not vectorised.
+    return flat.amin(1), flat.amax(1)
