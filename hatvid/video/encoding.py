@@ -16,6 +16,7 @@ from hatvid.video.color import ColorTags
 from hatvid.video.containers import Container
 from hatvid.video.device_frames import cuda_context
 from hatvid.video.device_surfaces import surfaces_for
+from hatvid.video.encoder_segments import clean_memory
 from hatvid.video.encoder_trial import quiet
 from hatvid.video.encoders import EncoderChoice
 from hatvid.video.pictures import AnyPacket, FrameTime
@@ -90,6 +91,7 @@ class VideoEncoder:
         self._time_base = form.time_base if form.container.timed else 1 / rate
         codec = form.encoder.codec
         options = carrying_options(codec) | form.encoder.options
+        options = clean_memory(codec, form.width, options)
         size = (form.width, form.height)
         self._surfaces = surfaces_for(codec, form.encoder.layout, options, size, device, self.notes)
         if self._surfaces is None:

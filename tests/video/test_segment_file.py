@@ -17,7 +17,7 @@ from hatvid.video.batch import FrameBatch
 from hatvid.video.color import ColorTags
 from hatvid.video.containers import format_of
 from hatvid.video.convert import PlaneLayout
-from hatvid.video.encoder_segments import rate_over_all, with_threads
+from hatvid.video.encoder_segments import clean_memory, rate_over_all, with_threads
 from hatvid.video.encoders import EncoderChoice, choose_encoder
 from hatvid.video.encoding import OutputFormat, VideoEncoder
 from hatvid.video.pictures import FrameTime
@@ -152,3 +152,23 @@ def test_threads_are_fixed_unless_the_user_fixed_them() -> None:
     assert fixed["threads"] == "3"
     assert fixed["x265-params"].split(":")[-2:] == ["pools=2", "frame-threads=1"]
     assert with_threads(choice("libsvtav1"), 4).options["svtav1-params"].endswith("lp=4")
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx264rgb"])
+def test_x264_does_without_avx512_where_it_reads_what_lay_in_memory(
+    codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX512")
+    for width in (1280, 1920, 3840, 128, 113):  # 113 pixels are in eight macroblocks
+        assert clean_memory(codec, width, {"crf": "16"}) == {"crf": "16"}
+    for width in (720, 1440, 96, 112, 129):
+        told = clean_memory(codec, width, {"x264-params": "ref=2"})["x264-params"].split(":")
+        assert told[0] == "ref=2"
+        assert told[1].startswith("asm=")
+        assert "avx2" in told[1]
+        assert "avx512" not in told[1]
+    for mine in ({"x264-params": "asm=avx512"}, {"x264opts": "ref=1:no-asm"}):
+        assert clean_memory(codec, 720, mine) == mine
+    assert clean_memory("libx265", 720, {}) == {}
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+    assert clean_memory(codec, 720, {}) == {}
