@@ -28,8 +28,8 @@ from hatvid.model.zoo import resolve_model
 __all__ = ["DTYPES", "NetworkForm", "network_config", "network_forms", "published"]
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
-"""bf16 costs what fp16 costs. It cannot be traced: without a GPU PyTorch takes it that cuDNN
-has no bf16, and lays out feature maps otherwise."""
+"""bf16, whose stream is in fp32, is not counted. It cannot be traced: without a GPU PyTorch
+takes it that cuDNN has no bf16, and lays out feature maps otherwise."""
 
 NETWORKS: dict[str, Callable[[int], HATConfig]] = {
     "hat-s": HATConfig.hat_s,

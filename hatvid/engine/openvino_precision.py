@@ -1,8 +1,7 @@
 """What OpenVINO leaves in fp32 when it computes in bf16: sums of features, and LayerNorms.
 
 By itself OpenVINO brings each operator to bf16. A residual stream that is rounded to eight
-bits after each of a hundred sums loses more than all matrix products together: some five
-decibels (docs/precision.md).
+bits after each of a hundred sums costs deep networks some five decibels (docs/precision.md).
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import openvino
 
+from hatvid.errors import EngineError
+
 __all__ = ["keep_stream_in_fp32", "stream_operators"]
 
 
@@ -20,7 +21,8 @@ def stream_operators(model: openvino.Model) -> list[str]:
     """Names of the operators that make or read a residual stream.
 
     They are sums of two features, and each normalisation (``MVN``) with the affine that
-    follows it. What adds a constant, as a bias, is none of them.
+    follows it. What adds a constant, as a bias, is none of them. A network without
+    normalisations has none: its convolutions would have to convert what they read.
     """
     features: set[str] = set()
     normal: set[str] = set()
@@ -42,21 +44,32 @@ def stream_operators(model: openvino.Model) -> list[str]:
             gained.add(name)
         if kind == "MVN" or gain or bias or (kind == "Add" and len(varying) == 2):
             found.append(name)
-    return found
+    return found if normal else []
 
 
 def keep_stream_in_fp32(model: openvino.Model) -> openvino.Model:
     """The same model, whose :func:`stream_operators` are not brought to 16 bits.
 
-    OpenVINO's Python has no call for this, but its file format has an attribute, ``precise``,
-    which is read since 2022; so the model goes through a file. A version that does not
-    know it computes as it always did, and the fidelity says so.
+    OpenVINO's Python has no call for this, but its file format has an attribute, ``precise``;
+    so the model goes through a file. A version that does not know it computes as it always did.
 
-    Returns:
-        A model that holds its weights in memory.
+    Raises:
+        EngineError: the file cannot be written or read.
     """
     wanted = set(stream_operators(model))
-    with tempfile.TemporaryDirectory() as folder:
+    if not wanted:
+        return model
+    try:
+        return _marked(model, wanted)
+    except (OSError, ElementTree.ParseError) as error:
+        raise EngineError(
+            f"bf16 in openvino needs a temporary file ({error}); make room, name another folder "
+            "by TMPDIR, or choose precision fp32"
+        ) from error
+
+
+def _marked(model: openvino.Model, wanted: set[str]) -> openvino.Model:
+    with tempfile.TemporaryDirectory(prefix="hatvid-") as folder:
         text, weights = Path(folder, "model.xml"), Path(folder, "model.bin")
         openvino.serialize(model, text, weights)
         network = ElementTree.parse(text).getroot()
@@ -66,5 +79,8 @@ def keep_stream_in_fp32(model: openvino.Model) -> openvino.Model:
             info = layer.find("rt_info")
             if info is None:
                 info = ElementTree.SubElement(layer, "rt_info")
-            ElementTree.SubElement(info, "attribute", name="precise", version="0")
+            if info.find("attribute[@name='precise']") is None:
+                ElementTree.SubElement(info, "attribute", name="precise", version="0")
+        # From memory, of which OpenVINO makes its own copy: a file that is mapped could not
+        # be deleted on Windows, and a tensor would have to outlive the model.
         return openvino.Core().read_model(ElementTree.tostring(network), weights.read_bytes())

@@ -1,8 +1,8 @@
 """The forms of one network that engines are given: rewritten, and whole in chunks.
 
 A HAT always runs with its tail collapsed, which is the same function in a tenth of the
-tail's arithmetic. For fp16 and bf16 in PyTorch it is rescaled and brought to that
-precision; for whole frames it is run in chunks of windows; for a GPU its channels are
+tail's arithmetic. For fp16 in PyTorch it is rescaled, and for bf16 its stream is left in
+fp32; for whole frames it is run in chunks of windows; for a GPU its channels are
 padded, and its attention may be fused; for a CPU's compiler its projections are separate.
 """
 

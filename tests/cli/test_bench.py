@@ -64,6 +64,7 @@ def test_kernels(hatvid: Callable[..., Any]) -> None:
         (["--traffic", "--model", "zebra"], 2, "no model is called"),
         (["--traffic", "--model", "gone.safetensors"], 1, "no checkpoint"),
         (["--traffic", "--model", "hat-s", "--scale", "5"], 2, "power of two"),
+        (["--traffic", "--precision", "bf16"], 2, "--traffic counts fp32 or fp16"),
         (["--traffic", "--json", "/nowhere/x.json", "--model", "hat-nano"], 1, "/nowhere"),
     ],
 )

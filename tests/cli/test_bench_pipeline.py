@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+import hatvid.bench.pipeline
 import hatvid.tile_runner
 from hatvid.bench.pipeline import STAGES, PipelineCost, pipeline_cost
 from hatvid.bench.stopwatch import Stopwatch
@@ -48,6 +49,29 @@ def test_only_the_network_is_left_out(cost: PipelineCost) -> None:
     assert 0 < cost.ratio < 1
     straight = ("colour in", "tiles", "network", "colour out")
     assert sum(cost.real.stages[stage] for stage in straight) <= cost.real.wall
+
+
+def test_no_engine_is_built_in_a_round_that_counts(
+    checkpoint: Path, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor tried: that is what a start takes, not a frame."""
+    happened = []
+
+    def note(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
+
+        def noted(*given: Any) -> Any:
+            happened.append(name)
+            return real(*given)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    note(hatvid.bench.pipeline, "build_engine")
+    note(hatvid.bench.pipeline._Job, "run")
+    pipeline_cost(clip, model=str(checkpoint), frames=2, rounds=1)
+    assert happened.count("run") == 3, "one that does not count, and one of each"
+    assert "build_engine" in happened
+    assert happened[-2:] == ["run", "run"]
 
 
 def test_nothing_is_kept_of_the_engine_that_returns_at_once(

@@ -285,8 +285,9 @@ def test_casts_that_converters_do_not_see_are_written_out() -> None:
 
 
 @torch.no_grad()
-def test_an_fp16_hat_comes_out_as_converters_read_it() -> None:
-    network = form(NANO, "fp16", padded=True)
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_a_hat_in_16_bits_comes_out_as_converters_read_it(precision: str) -> None:
+    network = form(NANO, precision, padded=True)
     tiles = torch.rand(1, 3, 32, 40, generator=torch.Generator().manual_seed(2))
     program = exported(network.prepare(32, 40), tiles)
     as_read = DOUBLE["AsConverted"](program.module()).run(tiles)

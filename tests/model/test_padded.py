@@ -277,8 +277,11 @@ def test_rescaling_changes_no_bit(large: HAT, picture: Tensor) -> None:
     assert torch.equal(run(rescaled, picture), run(padded, picture))
 
 
-@pytest.mark.parametrize("wide", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "wide"),
+    [(torch.float16, False), (torch.float16, True), (torch.bfloat16, True)],
+    ids=["fp16", "fp16, stream in fp32", "bf16"],
+)
 def test_in_16_bits_as_near_as_without(
     large: HAT, picture: Tensor, dtype: torch.dtype, wide: bool
 ) -> None:

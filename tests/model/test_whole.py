@@ -161,8 +161,11 @@ def test_rescaled_by_rhag(float_hat: HAT) -> None:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("wide", [False, True], ids=["stream in 16 bits", "stream in fp32"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "wide"),
+    [(torch.float16, False), (torch.float16, True), (torch.bfloat16, True)],
+    ids=["fp16", "fp16, stream in fp32", "bf16"],
+)
 def test_in_16_bits(float_hat: HAT, dtype: torch.dtype, wide: bool) -> None:
     x = picture(53, 75, dtype=torch.float32)
     plan = plan_rescale(float_hat, x[..., :16, :16])

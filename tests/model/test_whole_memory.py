@@ -41,6 +41,7 @@ SIZES = {
 FORMS = [
     ("hat", "fp32"),
     ("hat", "fp16"),
+    ("hat", "bf16"),
     ("hat-s x2", "fp16, stream in fp32"),
     ("wide tail", "fp32"),
     ("wide tail", "collapsed"),
@@ -56,7 +57,7 @@ def formed(name: str, kind: str) -> HAT:
         return collapsed
     plan = plan_rescale(collapsed, torch.rand(1, 3, 16, 16))
     plan = replace(plan, residual_fp32=kind != "fp16")
-    return lower_precision(collapsed, torch.float16, plan)
+    return lower_precision(collapsed, torch.bfloat16 if kind == "bf16" else torch.float16, plan)
 
 
 @pytest.fixture(scope="module", params=FORMS, ids=", ".join)
