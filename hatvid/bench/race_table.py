@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ def machine_lines(machine: Mapping[str, Any], *, rounds: int, stopped: bool) -> 
 def chart(results: Sequence[RaceResult], file: Path) -> None:
     """Draw GFLOP/s by contestant, a panel for each race, as PNG.
 
-    Bars are medians, their whiskers quartiles, dashed lines the ceilings.
+    Bars are medians, their whiskers quartiles, dashed and dotted lines the ceilings.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -102,16 +103,18 @@ def chart(results: Sequence[RaceResult], file: Path) -> None:
             ],
             color=[COLORS[entry.side] for entry in runners],
         )
-        for entry in shown:
-            if entry.side == "ceiling" and entry.flops_per_second is not None:
+        ceilings = [entry for entry in shown if entry.side == "ceiling"]
+        for entry, style in zip(ceilings, cycle(("--", ":")), strict=False):
+            if entry.flops_per_second is not None:
                 panel.axvline(
-                    entry.flops_per_second / 1e9, linestyle="--", color="black", label=entry.name
+                    entry.flops_per_second / 1e9, linestyle=style, color="black", label=entry.name
                 )
         panel.invert_yaxis()
         panel.set_title(heading(result), fontsize=10)
         panel.set_xlabel("GFLOP/s of the published network")
-        if any(entry.side == "ceiling" for entry in shown):
-            panel.legend(fontsize=8)
+        if ceilings:
+            # Beside the bars: within, it would cover the lines that it explains.
+            panel.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
     figure.savefig(file, format="png", dpi=120)
 
 
