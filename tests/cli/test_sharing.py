@@ -95,10 +95,17 @@ def test_a_dead_driver_takes_its_workers_along_and_its_work_goes_on(
 
 @pytest.mark.long
 def test_every_worker_does_a_segment(
-    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+    make_clip: Callable[..., Path],
+    program_environment: dict[str, str],
+    cheap: list[str],
+    tmp_path: Path,
 ) -> None:
-    process = start("upscale", "--workers", "2", "--shard", "1/1")
-    until(process, "finished")
+    # Work enough for a worker that starts seconds after the other, on a machine that is busy.
+    clip = make_clip(tmp_path / "clip.mkv", frames=720)
+    common = [*cheap, "--progress", "json", "--segment", "0.5", clip, "-o", tmp_path / "out.mkv"]
+    with programs(program_environment) as begin:
+        process = begin("upscale", "--workers", "2", "--shard", "1/1", *common)
+        until(process, "finished")
     assert len({record["worker"] for record in records(tmp_path / "out.mkv")}) == 2
 
 
