@@ -121,16 +121,17 @@ def test_a_folder_that_is_none_is_told(
         keep_stream_in_fp32(translated)
 
 
-# A CPU without bf16 compiles no network for it.
-on_bf16 = pytest.mark.parametrize("engine", ["openvino"] if native_bf16() else [])
+on_bf16 = pytest.mark.xfail(
+    not native_bf16(), reason="this CPU does not compute in bf16", run=False
+)
 
 
 @on_bf16
-def test_openvino_obeys(engine: str, translated: openvino.Model) -> None:
+def test_openvino_obeys(translated: openvino.Model) -> None:
     """By the precision of what each gives; the last sum is part of the convolution before it."""
     options = {"INFERENCE_PRECISION_HINT": "bf16"}
     compiled = openvino.Core().compile_model(keep_stream_in_fp32(translated), "CPU", options)
-    wanted = {name for name in stream_operators(translated) if "Multiply" not in name}
+    wanted = set(stream_operators(translated))
     precisions = {}
     for node in compiled.get_runtime_model().get_ordered_ops():
         facts = node.get_rt_info()
@@ -142,7 +143,7 @@ def test_openvino_obeys(engine: str, translated: openvino.Model) -> None:
 
 
 @on_bf16
-def test_a_deep_network_is_near(engine: str, deep: HAT, tmp_path: Path) -> None:
+def test_a_deep_network_is_near(deep: HAT, tmp_path: Path) -> None:
     """OpenVINO by itself rounds each sum to eight bits; and no less near is it from disk."""
     tiles = probe(SPEC)
     reference = EagerEngine(deep, SPEC).run(tiles)
