@@ -24,7 +24,7 @@ _RATE_KEYS = frozenset(
 _PASSES = frozenset({"pass", "passes", "stats", "passlogfile", "multipass"})
 _QUALITIES = ("crf", "qp", "cq", "global_quality", "lossless", "tune")
 # What every CPU with AVX-512 has beside it, by x264's names.
-_WITHOUT_AVX512 = "asm=sse2fast,sse4.2,avx2,fma3,bmi2,lzcnt"
+_WITHOUT_AVX512 = "sse2fast,sse4.2,avx2,fma3,bmi2,lzcnt"
 _X265_FRAMES = ((32, 6), (16, 5), (8, 3), (4, 2), (0, 1))
 
 
@@ -36,8 +36,8 @@ def rate_over_all(choice: EncoderChoice) -> str | None:
     """
     options, codec = choice.options, choice.codec
     facts = facts_of(codec)
-    params = [part.partition("=") for part in options.get(facts.params, "").split(":")]
-    keys = {key.strip().replace("_", "-"): value for key, _, value in params}
+    params = _parsed(options.get(facts.params, ""))
+    keys = {key.replace("_", "-"): value for key, value in params}
     if "pass1" in options.get("flags", "") or "pass2" in options.get("flags", ""):
         return "two passes go over the whole video"
     for name in (*options, *keys):
@@ -76,9 +76,7 @@ def with_threads(choice: EncoderChoice, threads: int) -> EncoderChoice:
         own = {"lp": threads}
     if own:
         name = facts_of(choice.codec).params
-        given = options.get(name, "")
-        added = [f"{key}={value}" for key, value in own.items() if key not in _keys(given)]
-        options[name] = ":".join(filter(None, [given, *added]))
+        options[name] = _completed(options.get(name, ""), own)
     return replace(choice, options=options)
 
 
@@ -95,16 +93,24 @@ def clean_memory(codec: str, width: int, options: Mapping[str, str]) -> dict[str
         width: of its frames, in pixels.
         options: of the encoder; a choice of ``asm`` among them stays.
     """
-    if codec not in ("libx264", "libx264rgb") or -(-width // 16) % 8 == 0:
-        return dict(options)
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return dict(options)
-    lists = [options.get(name, "") for name in ("x264-params", "x264opts")]
-    if any({"asm", "no-asm"} & _keys(given) for given in lists):
-        return dict(options)
-    return {**options, "x264-params": ":".join(filter(None, [lists[0], _WITHOUT_AVX512]))}
+    told = dict(options)
+    concerned = codec in ("libx264", "libx264rgb") and -(-width // 16) % 8 != 0
+    if not concerned or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return told
+    said = _parsed(told.get("x264-params", "")) + _parsed(told.get("x264opts", ""))
+    if not any(key in ("asm", "no-asm") for key, _ in said):
+        told["x264-params"] = _completed(told.get("x264-params", ""), {"asm": _WITHOUT_AVX512})
+    return told
 
 
-def _keys(params: str) -> set[str]:
-    """Of a library's own list of options."""
-    return {part.partition("=")[0].strip() for part in params.split(":")}
+def _parsed(params: str) -> list[tuple[str, str]]:
+    """Names and values of a library's own list of options."""
+    parts = [part.partition("=") for part in params.split(":")]
+    return [(key.strip(), value) for key, _, value in parts]
+
+
+def _completed(params: str, own: Mapping[str, object]) -> str:
+    """A library's own list of options, with what it does not say itself."""
+    said = dict(_parsed(params))
+    added = [f"{key}={value}" for key, value in own.items() if key not in said]
+    return ":".join(filter(None, [params, *added]))

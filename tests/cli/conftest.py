@@ -178,7 +178,12 @@ def program_environment() -> dict[str, str]:
 def hatvid_program(program_environment: dict[str, str]) -> Callable[..., Outcome]:
     """Run ``python -m hatvid`` as a user does; torch takes seconds to import."""
 
-    def run(*arguments: str | Path, code: str | None = None, **settings: Any) -> Outcome:
+    def run(
+        *arguments: str | Path,
+        code: str | None = None,
+        environment: dict[str, str] | None = None,
+        **settings: Any,
+    ) -> Outcome:
         entry = ["-m", "hatvid"] if code is None else ["-c", code]
         done = subprocess.run(
             [sys.executable, *entry, *map(os.fspath, arguments)],
@@ -187,7 +192,7 @@ def hatvid_program(program_environment: dict[str, str]) -> Callable[..., Outcome
             text=True,
             timeout=120,
             check=False,
-            env=program_environment,
+            env=program_environment | (environment or {}),
             **settings,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)

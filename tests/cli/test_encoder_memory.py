@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from programs import packets
@@ -18,19 +18,15 @@ def test_packets_do_not_hang_on_what_lay_in_memory(
     height: int,
     make_clip: Callable[..., Path],
     cheap: list[str],
-    program_environment: dict[str, str],
+    hatvid_program: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
     clip = make_clip(tmp_path / "in.mkv", frames=24, width=width, height=height)
     made = []
     for filled in ("85", "170"):
         out = tmp_path / f"{filled}.mkv"
-        subprocess.run(
-            [sys.executable, "-m", "hatvid", "upscale", *cheap, clip, "-o", out],
-            env=program_environment | {"MALLOC_PERTURB_": filled},
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
+        arguments = ("upscale", *cheap, clip, "-o", out)
+        done = hatvid_program(*arguments, environment={"MALLOC_PERTURB_": filled})
+        assert done.code == 0, done.err
         made.append(packets(out))
     assert made[0] == made[1]

@@ -27,9 +27,9 @@ def parted(tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[..., Pa
 def start(
     program_environment: dict[str, str], cheap: list[str], parted: Path, tmp_path: Path
 ) -> Iterator[Start]:
-    common = [*cheap, "--progress", "json", "--segment", "0.5", parted, "-o", tmp_path / "out.mkv"]
+    common = [*cheap, "--progress", "json", "--segment", "0.5", "-o", tmp_path / "out.mkv"]
     with programs(program_environment) as begin:
-        yield lambda *arguments: begin(*arguments, *common)
+        yield lambda *arguments, clip=parted: begin(*arguments, *common, clip)
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -95,17 +95,12 @@ def test_a_dead_driver_takes_its_workers_along_and_its_work_goes_on(
 
 @pytest.mark.long
 def test_every_worker_does_a_segment(
-    make_clip: Callable[..., Path],
-    program_environment: dict[str, str],
-    cheap: list[str],
-    tmp_path: Path,
+    start: Callable[..., subprocess.Popen[str]], make_clip: Callable[..., Path], tmp_path: Path
 ) -> None:
     # Work enough for a worker that starts seconds after the other, on a machine that is busy.
     clip = make_clip(tmp_path / "clip.mkv", frames=720)
-    common = [*cheap, "--progress", "json", "--segment", "0.5", clip, "-o", tmp_path / "out.mkv"]
-    with programs(program_environment) as begin:
-        process = begin("upscale", "--workers", "2", "--shard", "1/1", *common)
-        until(process, "finished")
+    process = start("upscale", "--workers", "2", "--shard", "1/1", clip=clip)
+    until(process, "finished")
     assert len({record["worker"] for record in records(tmp_path / "out.mkv")}) == 2
 
 

@@ -11,6 +11,7 @@ import openvino
 import pytest
 import torch
 from openvino import opset13
+from redrawn import redrawn
 
 from hatvid.engine import TileSpec
 from hatvid.engine.eager import EagerEngine
@@ -28,7 +29,6 @@ SPEC = TileSpec(batch=1, height=32, width=16, scale=2)
 
 @pytest.fixture(scope="module")
 def deep() -> HAT:
-    """No part of it is too small to be seen in the output."""
     config = HATConfig(
         embed_dim=16,
         depths=DEPTHS,
@@ -38,18 +38,7 @@ def deep() -> HAT:
         upscale=2,
         window_size=8,
     )
-    random = torch.Generator().manual_seed(1)
-    model = HAT(config).eval().requires_grad_(False)
-    for name, value in model.named_parameters():
-        if name.endswith("relative_position_bias_table") or ".attention." in name:
-            value.normal_(std=1.0, generator=random)
-        elif "norm" in name and name.endswith("weight"):
-            value.uniform_(0.5, 2.0, generator=random)
-        elif name.endswith("bias"):
-            value.normal_(std=0.3, generator=random)
-        else:
-            value.normal_(std=value[0].numel() ** -0.5, generator=random)
-    return separate_projections(collapse_tail(model))
+    return separate_projections(collapse_tail(redrawn(config)))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable
 
 import pytest
-import torch
+from redrawn import redraw
 from spandrel.architectures.HAT import HAT as PublishedHAT
 from torch import nn
 
@@ -38,25 +38,6 @@ def published(config: HATConfig) -> nn.Module:
             resi_connection=config.resi_connection,
             num_feat=config.num_feat,
         ).eval()
-
-
-def redraw(module: nn.Module, seed: int) -> None:
-    """Draw weights with which no part of the network is too small to be seen.
-
-    Fresh weights would hide mistakes: bias tables near zero, LayerNorm gains of one and
-    biases of zero let whole terms go missing without a trace in the output.
-    """
-    random = torch.Generator().manual_seed(seed)
-    for name, value in module.named_parameters():
-        with torch.no_grad():
-            if name.endswith("relative_position_bias_table") or ".attention." in name:
-                value.normal_(std=1.0, generator=random)
-            elif "norm" in name and name.endswith("weight"):
-                value.uniform_(0.5, 2.0, generator=random)
-            elif name.endswith("bias"):
-                value.normal_(std=0.3, generator=random)
-            else:
-                value.normal_(std=value[0].numel() ** -0.5, generator=random)
 
 
 @pytest.fixture(scope="session")

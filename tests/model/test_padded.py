@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from redrawn import redrawn
 from torch import Tensor, nn
 
 from hatvid.engine.base import TileSpec
@@ -51,22 +52,6 @@ CONFIGS = {
     "identity, no norm": replace(SMALL, resi_connection="identity", patch_norm=False),
     "another range": replace(SMALL, img_range=255.0, overlap_ratio=0.25),
 }
-
-
-def redrawn(config: HATConfig, seed: int = 1) -> HAT:
-    """A network no part of which is too small to be seen in the output."""
-    random = torch.Generator().manual_seed(seed)
-    model = HAT(config).eval().requires_grad_(False)
-    for name, value in model.named_parameters():
-        if name.endswith("relative_position_bias_table") or ".attention." in name:
-            value.normal_(std=1.0, generator=random)
-        elif "norm" in name and name.endswith("weight"):
-            value.uniform_(0.5, 2.0, generator=random)
-        elif name.endswith("bias"):
-            value.normal_(std=0.3, generator=random)
-        else:
-            value.normal_(std=value[0].numel() ** -0.5, generator=random)
-    return model
 
 
 def frames(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

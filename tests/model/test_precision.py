@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redrawn import redrawn
 from torch import Tensor, nn
 
 from hatvid.engine.base import TileSpec
@@ -28,22 +29,6 @@ from hatvid.model.zoo import load_model
 
 FP16_MAX = 65_504.0
 SMALLEST_NORMAL = float(torch.finfo(torch.float16).smallest_normal)
-
-
-def redrawn(config: HATConfig, seed: int = 1) -> HAT:
-    """A network no part of which is too small to be seen in the output."""
-    random = torch.Generator().manual_seed(seed)
-    model = HAT(config).eval().requires_grad_(False)
-    for name, value in model.named_parameters():
-        if name.endswith("relative_position_bias_table") or ".attention." in name:
-            value.normal_(std=1.0, generator=random)
-        elif "norm" in name and name.endswith("weight"):
-            value.uniform_(0.5, 2.0, generator=random)
-        elif name.endswith("bias"):
-            value.normal_(std=0.3, generator=random)
-        else:
-            value.normal_(std=value[0].numel() ** -0.5, generator=random)
-    return model
 
 
 def hand_plan(model: HAT, s: tuple[float, ...], t: tuple[tuple[float, ...], ...]) -> RescalePlan:

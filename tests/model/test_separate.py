@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from openvino import Core
+from redrawn import redrawn
 
 import hatvid.engine.openvino as openvino_engine
 from hatvid.engine import TileSpec
@@ -12,15 +13,11 @@ from hatvid.model.forms import Forms
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.model.separate import separate_projections
 
-from .conftest import redraw
-
 
 @pytest.fixture(scope="module", params=[True, False], ids=["bias", "no-bias"])
 def model(request: pytest.FixtureRequest, tiny: HATConfig) -> HAT:
     config = HATConfig(**{**vars(tiny), "qkv_bias": request.param})
-    made = HAT(config).eval().requires_grad_(False)
-    redraw(made, seed=5)
-    return made
+    return redrawn(config, seed=5)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (32, 48), (37, 50)])
