@@ -33,10 +33,14 @@ def test_auto_without_a_model_of_that_scale() -> None:
 @pytest.mark.parametrize("entry", EMBEDDED, ids=lambda entry: entry.name)
 def test_embedded_models_are_as_recorded(entry: KnownModel) -> None:
     found = resolve_model(entry.name)
-    assert hashlib.sha256(found.path.read_bytes()).hexdigest() == entry.sha256
-    assert entry.sha256 in found.path.with_name("CARD.md").read_text(encoding="utf-8")
+    content = found.path.read_bytes()
+    assert (len(content), hashlib.sha256(content).hexdigest()) == (entry.size, entry.sha256)
+    card = found.path.with_name("CARD.md").read_text(encoding="utf-8")
     model = load_model(entry.name)
     assert model.scale == entry.scale
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    for fact in (entry.sha256, f"{entry.size:,}", f"{parameters:,}"):
+        assert fact in card
     assert not model.training
 
 
