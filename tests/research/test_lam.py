@@ -59,11 +59,15 @@ def one_thread() -> object:
 
 @pytest.mark.usefixtures("one_thread")
 def test_attributions_add_up_to_what_they_explain(crop: Tensor) -> None:
-    """The sum of all is the objective of the picture less that of the blurred one."""
+    """The sum of all is the objective of the picture less that of the blurred one.
+
+    At an edge, where the objective rises all the way, whatever the weights. Where it rises
+    and falls again, the difference is a remainder, smaller than the steps' own error.
+    """
     network = load_model("hat-nano-x4")
-    lam = attribute(network, crop, window_at(3, 28, 4, 32, 32), steps=STEPS)
+    lam = attribute(network, crop, window_at(10, 6, 4, 32, 32), steps=STEPS)
     gained = lam.objective - lam.blurred
-    assert abs(gained) >= 0.05 * lam.objective
+    assert gained >= 0.3 * lam.objective
     assert float(lam.signed.double().sum()) == pytest.approx(gained, rel=0.02)
     assert lam.map.shape == (32, 32)
     assert (float(lam.map.min()) >= 0, float(lam.map.max())) == (True, 1)
