@@ -9,13 +9,13 @@ PYTHON ?= python3.12 python3.13 python3.14 python3 python
 # A file's tests stay together, as they share fixtures. OpenMP's threads, as many in each
 # worker as there are cores, must not spin while they wait.
 ON_ALL_CORES ?= -n logical --maxprocesses 8 --dist loadfile
-test test-long: export OMP_WAIT_POLICY ?= PASSIVE
+test test-media test-long: export OMP_WAIT_POLICY ?= PASSIVE
 
 # An environment whose interpreter has gone (upgraded, moved) is made anew.
 ALIVE := $(shell $(BIN)/python -c 'print("yes")' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-long test-gpu check lint lock clean anew
+.PHONY: help venv demo test test-media test-long test-gpu check lint lock clean anew
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -51,8 +51,11 @@ demo: $(STAMP)  ## upscale a real clip 4x, sound and timing kept
 	  -o demo/bunny_1280x720.mp4 --scale 4 --overwrite
 	@echo "The result lies at demo/bunny_1280x720.mp4"
 
-test: $(STAMP)  ## the tests, some minutes
+test: $(STAMP)  ## the tests that need nothing but this, some minutes
 	$(BIN)/python -m pytest $(ON_ALL_CORES)
+
+test-media: $(STAMP)  ## those with ffmpeg and ffprobe, a browser and a C++ compiler
+	$(BIN)/python -m pytest -m "media and not long and not calm" $(ON_ALL_CORES)
 
 test-long: $(STAMP)  ## kills, fuzzing, long clips
 	$(BIN)/python -m pytest -m long $(ON_ALL_CORES)

@@ -1,4 +1,5 @@
-"""What holds for the whole test session: private folders, hardware marks, no hidden skips."""
+"""What holds for the whole test session: private folders, a PATH without what pip does not bring,
+marks of hardware and of programs, no hidden skips."""
 
 from __future__ import annotations
 
@@ -14,12 +15,15 @@ from typing import Any
 
 import debian
 import pytest
+from bare_path import bare_path
 
 FORBID_SKIPS = "HATVID_FORBID_SKIPS"
 """Environment variable: set to 1, a test that skips for anything but hardware fails."""
 
 HARDWARE_SKIP = pytest.StashKey[bool]()
 PRIVATE_FOLDERS = pytest.StashKey[tuple[str, dict[str, str | None]]]()
+WHOLE_PATH = pytest.StashKey[str]()
+"""The PATH that the tests were started with, for those marked ``media``."""
 
 # platformdirs reads the first three on Linux and macOS, the last on Windows.
 USER_FOLDERS = {
@@ -46,9 +50,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[PRIVATE_FOLDERS] = (root, before)
     for name, folder in USER_FOLDERS.items():
         os.environ[name] = str(Path(root, folder))
+    # A worker of pytest-xdist is started by a session that has a bare PATH itself.
+    own: str = getattr(config, "workerinput", {}).get("path", os.environ["PATH"])
+    config.stash[WHOLE_PATH] = own
+    if os.name == "posix":
+        os.environ["PATH"] = bare_path(Path(root, "bin"), own)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["path"] = node.config.stash[WHOLE_PATH]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    os.environ["PATH"] = config.stash[WHOLE_PATH]
     root, before = config.stash[PRIVATE_FOLDERS]
     for name, value in before.items():
         if value is None:
@@ -58,7 +73,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(root, ignore_errors=True)
 
 
-def pytest_collection_modifyitems() -> None:
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        # All fixtures, those of fixtures included.
+        if debian.FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("media")
     # vs-mlrt's plugin brings an OpenVINO library of its own, and of two the first one that is
     # loaded serves both: which test uses VapourSynth first must not matter.
     with suppress(ImportError, OSError):
@@ -78,6 +98,14 @@ def missing_hardware(item: pytest.Item) -> str | None:
     if tensorrt and importlib.util.find_spec("torch_tensorrt") is None:
         return "torch-tensorrt is not installed (pip install 'hatvid[tensorrt]')"
     return None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if item.get_closest_marker("media") is None:
+        return (yield)
+    with debian.allowed(item.config.stash[WHOLE_PATH]):
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -128,6 +156,26 @@ def ffmpeg() -> Callable[..., bytes]:
     """Debian's ffmpeg as a function of its arguments, which gives its standard output."""
     debian.need("ffmpeg")
     return debian.ffmpeg
+
+
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    """A C++ compiler, which torch.compile and Triton look for by themselves."""
+    return debian.need("g++", "clang++")
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """A browser that needs no screen."""
+    return debian.need("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def pyav() -> Callable[..., bytes]:
+    """PyAV as a function of the arguments of ffmpeg's that the tests' clips need."""
+    from pyav_cli import pyav
+
+    return pyav
 
 
 @pytest.fixture(scope="session")

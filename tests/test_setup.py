@@ -232,6 +232,7 @@ def test_make_help_lists_every_target(project: Project) -> None:
         "test",
         "test-gpu",
         "test-long",
+        "test-media",
         "venv",
     }
 
@@ -301,6 +302,101 @@ def test_a_missing_gpu_fails_when_one_is_required(tmp_path: Path) -> None:
     done = run_pytest(tmp_path, NO_GPU.format(mark="needs_cuda"), "--require-cuda", forbid="0")
     assert done.returncode == 1
     assert "there is no NVIDIA GPU here" in done.stdout
+
+
+# Programs that pip does not bring.
+
+STARTS = """
+import subprocess, sys
+import pytest
+
+def test_plain():
+    subprocess.run(["ffmpeg"], check=True)
+
+def test_child():
+    code = "import subprocess; subprocess.run(['ffmpeg'], check=True)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+def test_asked_for_late(request):
+    request.getfixturevalue("ffmpeg")
+
+@pytest.fixture(scope="module")
+def clip(ffmpeg):
+    return ffmpeg("-version").decode()
+
+def test_marked(clip):
+    assert clip == "it is me\\n"
+    subprocess.run(["ffmpeg"], check=True)
+
+def test_make():
+    assert subprocess.run(["make", "--version"]).returncode == 0
+"""
+
+
+@pytest.fixture
+def with_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in front of the PATH, in which there is an ffmpeg."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    executable(folder / "ffmpeg", "echo 'it is me'")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "xdist"])
+def test_only_a_test_that_uses_the_fixture_starts_ffmpeg(
+    with_ffmpeg: Path, workers: tuple[str, ...]
+) -> None:
+    done = run_pytest(with_ffmpeg, STARTS, *workers, forbid="1")
+    for name in ("plain", "child", "asked_for_late"):
+        assert f"FAILED tests/test_it.py::test_{name}" in done.stdout
+    assert "FileNotFoundError" in done.stdout
+    assert "a test that starts ffmpeg uses a fixture of " in done.stdout
+    last = done.stdout.splitlines()[-1]
+    assert "3 failed, 1 passed" in last, done.stdout
+    (with_ffmpeg / "media").mkdir()
+    marked = run_pytest(with_ffmpeg / "media", STARTS, *workers, "-m", "media", forbid="1")
+    assert marked.returncode == 0, marked.stdout
+    assert "1 passed" in marked.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("forbid", "says"), [("0", "1 skipped"), ("1", "1 error")])
+def test_a_missing_program_skips_in_one_line_or_fails(
+    tmp_path: Path, forbid: str, says: str
+) -> None:
+    test = "def test_a(ffmpeg): pass\n"
+    done = run_pytest(tmp_path, test, "-m", "media", forbid=forbid)
+    assert says in done.stdout.splitlines()[-1]
+    assert "ffmpeg is not installed (Debian: apt install ffmpeg)" in done.stdout
+
+
+def test_a_bare_path_has_everything_but_the_programs(tmp_path: Path) -> None:
+    clean, mixed = tmp_path / "clean", tmp_path / "mixed"
+    for folder, names in ((clean, ("make",)), (mixed, ("ffmpeg", "gcc-12", "sh", "xcc"))):
+        folder.mkdir()
+        for name in names:
+            executable(folder / name, f"echo {name}")
+    # As of pyenv: it goes by the name that it is called by.
+    executable(
+        mixed / "python3.12", f'test "${{0##*/}}" = python3.12 && exec {sys.executable} "$@"'
+    )
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "doubles" / "bare_path.py", tmp_path / "bare"],
+        env={"PATH": f"{clean}:{tmp_path / 'none'}:{mixed}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    first, second = done.stdout.strip().split(":")
+    assert first == str(clean), "a folder without any of them stays as it is"
+    assert sorted(path.name for path in Path(second).iterdir()) == ["python3.12", "sh", "xcc"]
+    home = subprocess.run(
+        [f"{second}/python3.12", "-c", "import sys; print(sys.executable)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert home.stdout.strip() == sys.executable, "its own place, as an environment needs it"
 
 
 def test_the_users_folders_are_not_touched(tmp_path: Path) -> None:

@@ -1,4 +1,9 @@
-"""Debian's ffmpeg and ffprobe, which share no code path with PyAV's wheel."""
+"""Programs that pip does not bring: Debian's ffmpeg and ffprobe share no code path with PyAV's
+wheel, a browser opens a page, a compiler builds what PyTorch writes.
+
+Only a test that is marked ``media`` may start one, and a test is marked by a fixture that it uses:
+``ffmpeg``, ``ffprobe``, ``chromium`` or ``compiler`` (see tests/conftest.py).
+"""
 
 from __future__ import annotations
 
@@ -6,20 +11,50 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-__all__ = ["ffmpeg", "ffprobe", "need"]
+__all__ = ["FIXTURES", "allowed", "ffmpeg", "ffprobe", "need"]
+
+FIXTURES = frozenset({"chromium", "compiler", "ffmpeg", "ffprobe"})
+"""The fixtures that mark a test with ``media``."""
+
+_PACKAGES = {
+    "ffmpeg": "ffmpeg",
+    "ffprobe": "ffmpeg",
+    "chromium-headless-shell": "chromium-headless-shell",
+    "g++": "g++",
+}
+_allowed = False
 
 
-def need(name: str) -> str:
-    """Where a program is; the test is skipped where it is not."""
-    program = shutil.which(name)
-    if program is None:
-        pytest.skip(f"{name} is not installed (Debian: apt install ffmpeg)")
-    return program
+@contextmanager
+def allowed(path: str) -> Iterator[None]:
+    """Within, ``path`` is the PATH, and :func:`need` finds what is in it."""
+    global _allowed
+    before = os.environ["PATH"], _allowed
+    os.environ["PATH"], _allowed = path, True
+    try:
+        yield
+    finally:
+        os.environ["PATH"], _allowed = before
+
+
+def need(*names: str) -> str:
+    """Where the first of these programs is that there is.
+
+    The test is skipped where there is none, and fails where it is not marked ``media``.
+    """
+    if not _allowed:
+        pytest.fail(f"a test that starts {names[0]} uses a fixture of {sorted(FIXTURES)}")
+    for name in names:
+        if (program := shutil.which(name)) is not None:
+            return program
+    pytest.skip(f"{names[0]} is not installed (Debian: apt install {_PACKAGES[names[0]]})")
 
 
 def ffmpeg(*arguments: str | Path, given: bytes = b"") -> bytes:

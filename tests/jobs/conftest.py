@@ -1,4 +1,4 @@
-"""Whole jobs with an engine that repeats pixels; clips made by Debian's ffmpeg."""
+"""Whole jobs with an engine that repeats pixels; read back by Debian's ffprobe."""
 
 from __future__ import annotations
 

@@ -47,10 +47,10 @@ class Mixing(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def clips(ffmpeg: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def clips(pyav: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("in-flight")
     source = ("-f", "lavfi", "-i", f"testsrc2=size=88x60:rate=25:duration={FRAMES / 25}")
-    sound = ("-f", "lavfi", "-i", f"sine=duration={FRAMES / 25}", "-c:a", "aac", "-shortest")
+    sound = ("-f", "lavfi", "-i", f"sine=duration={FRAMES / 25}", "-c:a", "aac")
     kinds = {
         "8 bit with sound": ("-pix_fmt", "yuv420p", "-c:v", "libx264", "-bf", "2"),
         "10 bit": ("-pix_fmt", "yuv422p10le", "-c:v", "ffv1"),
@@ -59,7 +59,7 @@ def clips(ffmpeg: Callable[..., None], tmp_path_factory: pytest.TempPathFactory)
     made = {}
     for name, options in kinds.items():
         made[name] = folder / f"{name}.mkv"
-        ffmpeg(*source, *(sound if "sound" in name else ()), *options, made[name])
+        pyav(*source, *(sound if "sound" in name else ()), *options, made[name])
     return made
 
 
@@ -170,11 +170,11 @@ def _spoiling(
 
 
 @pytest.fixture(scope="module")
-def bright(ffmpeg: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bright(pyav: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Gray frames; the ninth is white."""
     path = tmp_path_factory.mktemp("bright") / "bright.mkv"
     lum = "lum='if(eq(N,8),235,90)':cb=128:cr=128"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", "color=gray:size=64x48:rate=25:duration=0.6"),
         *("-vf", f"format=yuv420p,geq={lum}", "-c:v", "ffv1", path),
     )

@@ -31,7 +31,7 @@ from hatvid.video.segment_file import SegmentWriter
 from hatvid.video.window import WindowSource
 
 FRAMES = 60
-Ffmpeg = Callable[..., None]
+Pyav = Callable[..., None]
 
 
 class Counting(nn.Module):
@@ -74,12 +74,12 @@ def upscaler(network: Counting) -> Iterator[Upscaler]:
 
 
 @pytest.fixture(scope="module")
-def clip(ffmpeg: Ffmpeg, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clip(pyav: Pyav, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 frames of 64x48 at 24 a second, a key frame every 12th, with sound and a subtitle."""
     folder = tmp_path_factory.mktemp("segments")
     texts = folder / "a.srt"
     texts.write_text("1\n00:00:00,200 --> 00:00:01,900\nacross segments\n")
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", f"testsrc2=size=64x48:rate=24:duration={FRAMES / 24}"),
         *("-f", "lavfi", "-i", f"sine=duration={FRAMES / 24}", "-i", texts),
         *("-c:v", "libx264", "-g", "12", "-bf", "2", "-pix_fmt", "yuv420p", "-c:a", "aac"),
@@ -260,13 +260,13 @@ CASES: dict[str, tuple[str, tuple[str, ...], str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_kind_of_file_and_every_resumed_one(
     name: str,
-    ffmpeg: Ffmpeg,
+    pyav: Pyav,
     job: Callable[..., Receipt],
     tmp_path: Path,
 ) -> None:
     suffix, how, ending, options = CASES[name]
     source = tmp_path / f"in{suffix}"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", f"testsrc2=size=64x48:rate=24:duration={FRAMES / 24}"),
         *("-f", "lavfi", "-i", f"sine=duration={FRAMES / 24}", "-pix_fmt", "yuv420p"),
         *("-c:a", "aac" if suffix != ".nut" else "flac", *how, source),
@@ -585,10 +585,10 @@ class Small:
 
 
 def test_memory_that_runs_out_begins_anew_with_one_tiling(
-    ffmpeg: Ffmpeg, job: Callable[..., Receipt], tmp_path: Path
+    pyav: Pyav, job: Callable[..., Receipt], tmp_path: Path
 ) -> None:
     source = tmp_path / "in.mkv"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", "testsrc2=size=200x120:rate=24:duration=1.5"),
         *("-c:v", "libx264", "-preset", "ultrafast", source),
     )
@@ -613,10 +613,10 @@ def test_memory_that_runs_out_begins_anew_with_one_tiling(
 
 
 @pytest.fixture(scope="module")
-def rising(ffmpeg: Ffmpeg, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rising(pyav: Pyav, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 gray frames, each two steps lighter than the one before, and every third as that."""
     path = tmp_path_factory.mktemp("rising") / "clip.mkv"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", f"color=size=64x48:rate=24:duration={FRAMES / 24}"),
         *("-vf", "geq=lum='40+2*(N-eq(mod(N,3),2))':cb=128:cr=128"),
         *("-c:v", "libx264", "-qp", "0", "-g", "12", "-pix_fmt", "yuv420p"),
@@ -699,10 +699,10 @@ def test_rates_of_the_whole_are_refused_or_accepted_for_each(
 
 
 def test_long_videos_run_in_segments_by_themselves(
-    ffmpeg: Ffmpeg, job: Callable[..., Receipt], tmp_path: Path
+    pyav: Pyav, job: Callable[..., Receipt], tmp_path: Path
 ) -> None:
     source = tmp_path / "long.mp4"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", "testsrc2=size=32x32:rate=4:duration=30", "-pix_fmt", "yuv420p"),
         *("-c:v", "libx264", "-preset", "ultrafast", "-g", "20", source),
     )

@@ -84,9 +84,9 @@ for line in sys.stdin:
 
 
 @pytest.fixture(scope="module")
-def clip(ffmpeg: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clip(pyav: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("killed") / "clip.mkv"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", f"testsrc2=size=64x48:rate=24:duration={FRAMES / 24}"),
         *("-f", "lavfi", "-i", f"sine=duration={FRAMES / 24}", "-c:a", "aac"),
         *("-c:v", "libx264", "-g", "12", "-bf", "2", "-pix_fmt", "yuv420p"),

@@ -61,10 +61,10 @@ class Blurred(Repeat):
         return super().forward(avg_pool2d(x, 23, 1, 11, count_include_pad=False))
 
 
-def test_the_overlap_is_in_input_pixels(ffmpeg: Run, tmp_path: Path) -> None:
+def test_the_overlap_is_in_input_pixels(pyav: Run, tmp_path: Path) -> None:
     """vs-mlrt takes the overlap for output pixels: at 4x an overlap of 8 leaves 2 of context."""
     source = tmp_path / "in.mkv"
-    ffmpeg(*clip("160x96", 1), "-c:v", "ffv1", "-pix_fmt", "gray", source)
+    pyav(*clip("160x96", 1), "-c:v", "ffv1", "-pix_fmt", "gray", source)
     shown = []
     for name, tile in (("whole", 0), ("tiled", 64)):
         options = TileOptions(tile=tile, overlap=32)
@@ -79,11 +79,11 @@ def test_the_overlap_is_in_input_pixels(ffmpeg: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["176x80", "80x176", "131x67", "67x131"])
-def test_no_edge_is_left_and_no_axis_mixed_up(size: str, ffmpeg: Run, tmp_path: Path) -> None:
+def test_no_edge_is_left_and_no_axis_mixed_up(size: str, pyav: Run, tmp_path: Path) -> None:
     """QualityScaler divides by rounding down, which leaves a black rest at the edge; chaiNNer
     mixes x and y where it splits a tile."""
     source, output = tmp_path / "in.mkv", tmp_path / "out.mkv"
-    ffmpeg(*clip(size, 1), "-c:v", "ffv1", "-pix_fmt", "gray", source)
+    pyav(*clip(size, 1), "-c:v", "ffv1", "-pix_fmt", "gray", source)
     options = TileOptions(tile=48, overlap=16)
     with hatvid.Upscaler(
         Repeat(3), scale=3, engine_options=EAGER, tile_options=options
@@ -94,22 +94,22 @@ def test_no_edge_is_left_and_no_axis_mixed_up(size: str, ffmpeg: Run, tmp_path: 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 41])
 def test_the_last_frames_come_too(
-    frames: int, repeat: hatvid.Upscaler, ffmpeg: Run, times: Times, tmp_path: Path
+    frames: int, repeat: hatvid.Upscaler, pyav: Run, times: Times, tmp_path: Path
 ) -> None:
     """video2x never drains the decoder: the last two frames of a video with B-frames are lost."""
     source, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    ffmpeg(*clip("64x48", frames), "-c:v", "libx264", "-bf", "3", "-pix_fmt", "yuv420p", source)
+    pyav(*clip("64x48", frames), "-c:v", "libx264", "-bf", "3", "-pix_fmt", "yuv420p", source)
     receipt = hatvid.upscale(source, output, upscaler=repeat)
     assert receipt.frames == len(times(output)) == len(times(source)) == frames
 
 
 def test_a_frame_is_not_where_its_number_says(
-    repeat: hatvid.Upscaler, ffmpeg: Run, times: Times, tmp_path: Path
+    repeat: hatvid.Upscaler, pyav: Run, times: Times, tmp_path: Path
 ) -> None:
     """video2x takes the number of a frame for its time: a variable rate and a late start are
     lost, and sound drifts away."""
     source, output = tmp_path / "in.mkv", tmp_path / "out.mkv"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1.6"),
         *("-itsoffset", "0.4", "-f", "lavfi", "-i", "sine=d=1.6"),
         *("-vf", "select='not(eq(mod(n,9),4))',setpts=PTS+0.7/TB", "-fps_mode", "passthrough"),
@@ -138,11 +138,11 @@ class FailsAt(Repeat):
 
 
 @pytest.mark.parametrize("how", ["raises", "not a number"])
-def test_a_tile_that_fails_is_never_another_one(how: str, ffmpeg: Run, tmp_path: Path) -> None:
+def test_a_tile_that_fails_is_never_another_one(how: str, pyav: Run, tmp_path: Path) -> None:
     """Real-ESRGAN's script and HAT's own tester print the error and paste the tile before, or
     leave the frame out; others write a black frame where fp16 overflows."""
     source = tmp_path / "in.mp4"
-    ffmpeg(*clip("64x48", 5), *X264, source)
+    pyav(*clip("64x48", 5), *X264, source)
     with (
         hatvid.Upscaler(FailsAt(how), scale=2, engine_options=EAGER) as upscaler,
         pytest.raises(hatvid.HatvidError, match=r"illegal memory|no numbers"),
@@ -153,7 +153,7 @@ def test_a_tile_that_fails_is_never_another_one(how: str, ffmpeg: Run, tmp_path:
 
 def test_frames_that_repeat_stay_and_so_does_the_sound(
     repeat: hatvid.Upscaler,
-    ffmpeg: Run,
+    pyav: Run,
     times: Times,
     packets: Callable[..., list[dict[str, Any]]],
     tmp_path: Path,
@@ -161,7 +161,7 @@ def test_frames_that_repeat_stay_and_so_does_the_sound(
     """TheAnimeScripter drops equal frames, and the sound with them; a variable rate becomes a
     constant one."""
     source, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", "color=gray:s=64x48:r=25:d=1", "-f", "lavfi", "-i", "sine=d=1"),
         *X264, "-c:a", "aac", source,
     )  # fmt: skip

@@ -64,9 +64,9 @@ def upscaler(side: int, free: int = 0, tile: int = 256) -> Upscaler:
 
 
 @pytest.fixture(scope="module")
-def clip(ffmpeg: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clip(pyav: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("memory") / "clip.mkv"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", "testsrc2=size=200x120:rate=25:duration=0.32"),
         *("-c:v", "libx264", "-preset", "ultrafast", path),
     )
@@ -154,11 +154,11 @@ class Overflowing:
 
 
 def test_a_tile_that_ran_out_of_range_is_in_the_receipt(
-    tmp_path: Path, ffmpeg: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, pyav: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = tmp_path / "clip.mkv"
     # Gray, and in the third of five frames a white square at the lower right.
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", "color=gray:size=128x64:rate=25:duration=0.2,format=gray"),
         *("-vf", "drawbox=x=112:y=48:w=8:h=8:color=white:t=fill:enable='eq(n,2)'"),
         *("-c:v", "ffv1", clip),

@@ -10,6 +10,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from pyav_cli import WEAVE
 
 import hatvid
 
@@ -46,11 +47,11 @@ MASTERING = "G(8500,39850)B(6550,2300)R(35400,14600)WP(15635,16450)L(10000000,1)
 
 @pytest.mark.parametrize("codec", ["libx265", "libsvtav1"])
 def test_hdr10(
-    codec: str, repeat: hatvid.Upscaler, ffmpeg: Run, video_of: Video, tmp_path: Path
+    codec: str, repeat: hatvid.Upscaler, pyav: Run, video_of: Video, tmp_path: Path
 ) -> None:
     source, output = tmp_path / "in.mkv", tmp_path / "out.mkv"
     parameters = f"hdr10=1:master-display={MASTERING}:max-cll=1000,400:{QUIET}"
-    ffmpeg(*noise(), "-c:v", "libx265", *FAST, *PQ, "-x265-params", parameters, source)
+    pyav(*noise(), "-c:v", "libx265", *FAST, *PQ, "-x265-params", parameters, source)
     receipt = hatvid.upscale(source, output, upscaler=repeat, codec=codec)
     before, after = video_of(source), video_of(output)
     assert colours(after) == colours(before)
@@ -70,20 +71,20 @@ def test_hdr10(
 
 
 def test_hdr10_in_an_encoder_that_cannot_carry_it(
-    repeat: hatvid.Upscaler, ffmpeg: Run, tmp_path: Path
+    repeat: hatvid.Upscaler, pyav: Run, tmp_path: Path
 ) -> None:
     source, output = tmp_path / "in.mkv", tmp_path / "out.mkv"
     parameters = f"hdr10=1:master-display={MASTERING}:max-cll=1000,400:{QUIET}"
-    ffmpeg(*noise(), "-c:v", "libx265", *FAST, *PQ, "-x265-params", parameters, source)
+    pyav(*noise(), "-c:v", "libx265", *FAST, *PQ, "-x265-params", parameters, source)
     receipt = hatvid.upscale(source, output, upscaler=repeat, codec="ffv1")
     assert any("mastering display" in note and "libx265" in note for note in receipt.notes)
 
 
-def test_hlg(repeat: hatvid.Upscaler, ffmpeg: Run, video_of: Video, tmp_path: Path) -> None:
+def test_hlg(repeat: hatvid.Upscaler, pyav: Run, video_of: Video, tmp_path: Path) -> None:
     source, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
     hlg = [*PQ]
     hlg[3] = "arib-std-b67"
-    ffmpeg(*noise(), "-c:v", "libx265", *FAST, *hlg, "-x265-params", QUIET, source)
+    pyav(*noise(), "-c:v", "libx265", *FAST, *hlg, "-x265-params", QUIET, source)
     hatvid.upscale(source, output, upscaler=repeat)
     before, after = video_of(source), video_of(output)
     assert colours(after) == colours(before)
@@ -93,11 +94,17 @@ def test_hlg(repeat: hatvid.Upscaler, ffmpeg: Run, video_of: Video, tmp_path: Pa
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 def test_rotated(
-    suffix: str, repeat: hatvid.Upscaler, ffmpeg: Run, video_of: Video, tmp_path: Path
+    suffix: str, repeat: hatvid.Upscaler, pyav: Run, video_of: Video, tmp_path: Path
 ) -> None:
     flat, source, output = tmp_path / "flat.mp4", tmp_path / "in.mp4", tmp_path / f"out{suffix}"
-    ffmpeg(*noise(), "-c:v", "libx264", *FAST, "-pix_fmt", "yuv420p", flat)
-    ffmpeg("-i", flat, "-c", "copy", "-metadata:s:v:0", "rotate=90", source)
+    pyav(*noise(), "-c:v", "libx264", *FAST, "-pix_fmt", "yuv420p", flat)
+    with av.open(str(flat)) as given, av.open(str(source), "w") as turned:
+        twin = turned.add_stream_from_template(given.streams.video[0])
+        twin.set_display_rotation(90)
+        for packet in given.demux(video=0):
+            if packet.size:
+                packet.stream = twin
+                turned.mux(packet)
     hatvid.upscale(source, output, upscaler=repeat)
     before, after = video_of(source), video_of(output)
     assert (after["width"], after["height"]) == (128, 96)
@@ -128,13 +135,13 @@ def test_the_shape_of_pal_widescreen(
     suffix: str,
     codec: str | None,
     repeat: hatvid.Upscaler,
-    ffmpeg: Run,
+    pyav: Run,
     video_of: Video,
     tmp_path: Path,
 ) -> None:
     """Users of REAL-Video-Enhancer ask for anamorphic video that keeps its shape."""
     source, output = tmp_path / "in.mp4", tmp_path / f"out{suffix}"
-    ffmpeg(
+    pyav(
         *noise("720x576", 2), "-vf", "setsar=16/15", "-c:v", "libx264", *FAST,
         "-pix_fmt", "yuv420p", source,
     )  # fmt: skip
@@ -144,20 +151,20 @@ def test_the_shape_of_pal_widescreen(
     assert found["sample_aspect_ratio"] == "16:15"
 
 
-def interlaced(ffmpeg: Run, path: Path) -> Path:
-    ffmpeg(
+def interlaced(pyav: Run, path: Path) -> Path:
+    pyav(
         *("-f", "lavfi", "-i", "testsrc2=s=96x64:r=50", "-frames:v", "20"),
-        *("-vf", "tinterlace=interleave_top,fieldorder=tff", "-c:v", "libx264", *FAST),
+        *("-vf", WEAVE["top first"] + ",setpts=N/25/TB", "-r", "25", "-c:v", "libx264", *FAST),
         *("-flags", "+ilme+ildct", "-x264-params", "tff=1", "-pix_fmt", "yuv420p", path),
     )
     return path
 
 
 def test_interlaced_video_stops_with_a_choice(
-    repeat: hatvid.Upscaler, ffmpeg: Run, tmp_path: Path
+    repeat: hatvid.Upscaler, pyav: Run, tmp_path: Path
 ) -> None:
     """video2x and VideoJaNai upscale woven fields as if they were pictures."""
-    source = interlaced(ffmpeg, tmp_path / "in.mp4")
+    source = interlaced(pyav, tmp_path / "in.mp4")
     with pytest.raises(hatvid.HatvidError, match=r"--deinterlace .*--progressive"):
         hatvid.upscale(source, tmp_path / "out.mp4", upscaler=repeat)
     assert list(tmp_path.iterdir()) == [source]
@@ -165,9 +172,9 @@ def test_interlaced_video_stops_with_a_choice(
 
 @pytest.mark.parametrize(("mode", "many"), [("frame", 1), ("field", 2), (None, 1)])
 def test_interlaced_video_by_choice(
-    mode: Any, many: int, repeat: hatvid.Upscaler, ffmpeg: Run, times: Any, tmp_path: Path
+    mode: Any, many: int, repeat: hatvid.Upscaler, pyav: Run, times: Any, tmp_path: Path
 ) -> None:
-    source = interlaced(ffmpeg, tmp_path / "in.mp4")
+    source = interlaced(pyav, tmp_path / "in.mp4")
     output = tmp_path / "out.mp4"
     receipt = hatvid.upscale(
         source, output, upscaler=repeat, deinterlace=mode, progressive=mode is None
@@ -182,11 +189,11 @@ def test_interlaced_video_by_choice(
 
 @pytest.mark.parametrize("size", ["63x48", "64x47", "63x47"])
 def test_an_odd_size_doubles_exactly(
-    size: str, repeat: hatvid.Upscaler, ffmpeg: Run, video_of: Video, tmp_path: Path
+    size: str, repeat: hatvid.Upscaler, pyav: Run, video_of: Video, tmp_path: Path
 ) -> None:
     source, output = tmp_path / "in.mkv", tmp_path / "out.mkv"
     # The pattern itself has even sides in 4:2:0.
-    ffmpeg(
+    pyav(
         *noise(), "-vf", f"format=yuv444p,scale={size.replace('x', ':')}", "-c:v", "ffv1",
         "-pix_fmt", "yuv420p", source,
     )  # fmt: skip
@@ -196,10 +203,10 @@ def test_an_odd_size_doubles_exactly(
 
 
 def test_an_odd_output_is_refused_or_padded(
-    repeat: hatvid.Upscaler, ffmpeg: Run, video_of: Video, tmp_path: Path
+    repeat: hatvid.Upscaler, pyav: Run, video_of: Video, tmp_path: Path
 ) -> None:
     source, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    ffmpeg(*noise(), "-c:v", "libx264", *FAST, "-pix_fmt", "yuv420p", source)
+    pyav(*noise(), "-c:v", "libx264", *FAST, "-pix_fmt", "yuv420p", source)
     with pytest.raises(hatvid.HatvidError, match="--odd pad"):
         hatvid.upscale(source, output, upscaler=repeat, width=101, height=75)
     assert not output.exists()
@@ -235,21 +242,21 @@ def test_depth_chroma_and_alpha_stay(
     pix_fmt: str,
     kept: str,
     repeat: hatvid.Upscaler,
-    ffmpeg: Run,
+    pyav: Run,
     video_of: Video,
     tmp_path: Path,
 ) -> None:
     source, output = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
-    ffmpeg(*noise(), "-c:v", codec, "-pix_fmt", pix_fmt, source)
+    pyav(*noise(), "-c:v", codec, "-pix_fmt", pix_fmt, source)
     hatvid.upscale(source, output, upscaler=repeat, codec=codec)
     assert video_of(output)["pix_fmt"] == kept
 
 
 def test_alpha_is_upscaled_beside_the_colours(
-    repeat: hatvid.Upscaler, ffmpeg: Run, tmp_path: Path
+    repeat: hatvid.Upscaler, pyav: Run, tmp_path: Path
 ) -> None:
     source, output = tmp_path / "in.mkv", tmp_path / "out.mkv"
-    ffmpeg(
+    pyav(
         *noise(), "-vf", "format=yuva420p,geq=lum='lum(X,Y)':a='mod(X*3+Y*5,256)'",
         "-c:v", "ffv1", source,
     )  # fmt: skip
@@ -268,10 +275,10 @@ def test_alpha_is_upscaled_beside_the_colours(
 
 
 def test_alpha_that_the_encoder_cannot_hold_is_said(
-    repeat: hatvid.Upscaler, ffmpeg: Run, tmp_path: Path
+    repeat: hatvid.Upscaler, pyav: Run, tmp_path: Path
 ) -> None:
     source = tmp_path / "in.mkv"
-    ffmpeg(*noise(), "-c:v", "ffv1", "-pix_fmt", "yuva420p", source)
+    pyav(*noise(), "-c:v", "ffv1", "-pix_fmt", "yuva420p", source)
     receipt = hatvid.upscale(source, tmp_path / "out.mp4", upscaler=repeat)
     assert any("alpha" in note for note in receipt.notes)
 
@@ -281,12 +288,12 @@ def test_alpha_that_the_encoder_cannot_hold_is_said(
     [("64x48", "smpte170m"), ("64x500", "bt470bg"), ("64x578", "bt709"), ("1280x48", "bt709")],
 )
 def test_an_untagged_video_leaves_tagged(
-    size: str, matrix: str, repeat: hatvid.Upscaler, ffmpeg: Run, video_of: Video, tmp_path: Path
+    size: str, matrix: str, repeat: hatvid.Upscaler, pyav: Run, video_of: Video, tmp_path: Path
 ) -> None:
     """Users of video2x, chaiNNer and REAL-Video-Enhancer report colours that shift: an untagged
     small video is read with one matrix and, larger, played with another."""
     source, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    ffmpeg(*noise(size, 1), "-c:v", "libx264", *FAST, "-pix_fmt", "yuv420p", source)
+    pyav(*noise(size, 1), "-c:v", "libx264", *FAST, "-pix_fmt", "yuv420p", source)
     assert "color_space" not in video_of(source)
     receipt = hatvid.upscale(source, output, upscaler=repeat)
     found = video_of(output)
@@ -295,10 +302,10 @@ def test_an_untagged_video_leaves_tagged(
 
 
 def test_what_the_input_says_can_be_overruled(
-    repeat: hatvid.Upscaler, ffmpeg: Run, video_of: Video, tmp_path: Path
+    repeat: hatvid.Upscaler, pyav: Run, video_of: Video, tmp_path: Path
 ) -> None:
     source, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    ffmpeg(
+    pyav(
         *noise(), "-c:v", "libx264", *FAST, "-pix_fmt", "yuv420p", "-colorspace", "bt709",
         "-color_range", "tv", source,
     )  # fmt: skip
@@ -320,12 +327,12 @@ def test_a_size_of_its_own(
     expected: tuple[int, int],
     aspect: str,
     repeat: hatvid.Upscaler,
-    ffmpeg: Run,
+    pyav: Run,
     video_of: Video,
     tmp_path: Path,
 ) -> None:
     source, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
-    ffmpeg(*noise(), "-c:v", "libx264", *FAST, "-pix_fmt", "yuv420p", source)
+    pyav(*noise(), "-c:v", "libx264", *FAST, "-pix_fmt", "yuv420p", source)
     hatvid.upscale(source, output, upscaler=repeat, **asked)  # type: ignore[arg-type]
     found = video_of(output)
     assert (found["width"], found["height"]) == expected

@@ -76,11 +76,11 @@ def frames_of(task: Task, number: int) -> list[Any]:
 @pytest.fixture(scope="module", params=INPUTS)
 def source(
     request: pytest.FixtureRequest,
-    ffmpeg: Callable[..., None],
+    pyav: Callable[..., None],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     path = tmp_path_factory.mktemp("reach") / str(request.param)
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", f"testsrc2=size=160x120:rate=24:duration={FRAMES / 24}"),
         *("-f", "lavfi", "-i", f"sine=duration={FRAMES / 24}", "-pix_fmt", "yuv420p"),
         *INPUTS[str(request.param)],
@@ -163,10 +163,10 @@ class RepeatPixels(nn.Module):
 
 @pytest.mark.usefixtures("repeating")
 def test_a_worker_far_away_makes_the_same_segment(
-    ffmpeg: Callable[..., None], tmp_path: Path
+    pyav: Callable[..., None], tmp_path: Path
 ) -> None:
     source = tmp_path / "in.mkv"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", "testsrc2=size=32x32:rate=4:duration=5", "-pix_fmt", "yuv420p"),
         *("-c:v", "libx264", "-g", "8", source),
     )
@@ -194,9 +194,9 @@ def test_a_worker_far_away_makes_the_same_segment(
 
 
 @pytest.mark.usefixtures("repeating")
-def test_too_small_an_excerpt_is_told(ffmpeg: Callable[..., None], tmp_path: Path) -> None:
+def test_too_small_an_excerpt_is_told(pyav: Callable[..., None], tmp_path: Path) -> None:
     source = tmp_path / "in.mkv"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", "testsrc2=size=160x120:rate=4:duration=9", "-pix_fmt", "yuv420p"),
         *("-c:v", "ffv1", source),
     )

@@ -77,7 +77,7 @@ def _laid(scene: Frame, thing: Frame, top: int, left: int) -> Frame:
 
 
 @pytest.fixture(scope="module")
-def make(ffmpeg: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Make:
+def make(pyav: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Make:
     folder = tmp_path_factory.mktemp("reuse")
 
     def write(name: str, frames: Iterator[Frame], pix_fmt: str = "yuv420p") -> Path:
@@ -85,7 +85,7 @@ def make(ffmpeg: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) 
         raw = folder / "raw.gray"
         raw.write_bytes(b"".join(frame.tobytes() for frame in frames))
         size = f"{WIDTH}x{HEIGHT}"
-        ffmpeg(
+        pyav(
             *("-f", "rawvideo", "-pix_fmt", "gray", "-video_size", size, "-framerate", "25"),
             *("-i", raw, "-pix_fmt", pix_fmt, "-c:v", "ffv1", path),
         )
@@ -194,7 +194,7 @@ PAIRS = TileOptions(tile=0, batch=2)
         ("eager", TILES, "yuv420p"),
         ("eager", TILES, "yuva420p"),
         ("eager", WHOLE, "yuv422p10le"),
-        ("eager", WHOLE, "gbrp"),
+        ("eager", WHOLE, "bgr0"),
         ("eager", PAIRS, "yuv420p"),
         ("replay", WHOLE, "yuv420p"),
         ("replay", WHOLE, "yuva420p"),

@@ -57,20 +57,20 @@ Packets = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory, ffmpeg: Callable[..., None]) -> Path:
+def parts(tmp_path_factory: pytest.TempPathFactory, pyav: Callable[..., bytes]) -> Path:
     folder = tmp_path_factory.mktemp("parts")
     (folder / "text.ass").write_text(ASS)
     (folder / "text.srt").write_text(SRT)
     (folder / "chapters.txt").write_text(CHAPTERS)
     (folder / "pixel.ttf").write_bytes(bytes(range(256)) * 5)
-    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x32", "-frames:v", "1", folder / "cover.png")
+    pyav("-f", "lavfi", "-i", "testsrc2=s=32x32", "-frames:v", "1", folder / "cover.png")
     return folder
 
 
 @pytest.fixture(scope="module")
-def film_mkv(parts: Path, ffmpeg: Callable[..., None]) -> Path:
+def film_mkv(parts: Path, pyav: Callable[..., bytes]) -> Path:
     film = parts / "film.mkv"
-    ffmpeg(
+    pyav(
         *VIDEO,
         *TONES,
         *("-i", parts / "text.ass", "-i", parts / "chapters.txt", "-map_metadata", "4"),
@@ -86,9 +86,9 @@ def film_mkv(parts: Path, ffmpeg: Callable[..., None]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def film_mp4(parts: Path, ffmpeg: Callable[..., None]) -> Path:
+def film_mp4(parts: Path, pyav: Callable[..., bytes]) -> Path:
     film = parts / "film.mp4"
-    ffmpeg(
+    pyav(
         *VIDEO,
         *TONES[:4],
         *("-i", parts / "text.srt", "-i", parts / "cover.png", "-i", parts / "chapters.txt"),
@@ -229,10 +229,10 @@ def test_a_choice_of_streams(
 
 
 def test_two_videos_need_a_choice(
-    ffmpeg: Callable[..., None], repeat: hatvid.Upscaler, ffprobe: Probe, tmp_path: Path
+    pyav: Callable[..., bytes], repeat: hatvid.Upscaler, ffprobe: Probe, tmp_path: Path
 ) -> None:
     source, output = tmp_path / "two.mkv", tmp_path / "out.mkv"
-    ffmpeg(
+    pyav(
         *VIDEO, *("-f", "lavfi", "-i", "testsrc2=s=32x32:r=24:d=1"), "-map", "0", "-map", "1",
         *X264, source,
     )  # fmt: skip

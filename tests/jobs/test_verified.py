@@ -25,9 +25,9 @@ class Darker(nn.Module):
         return x.repeat_interleave(2, 2).repeat_interleave(2, 3) * 0.7
 
 
-def test_an_output_of_another_picture_is_set_aside(ffmpeg: Run, tmp_path: Path) -> None:
+def test_an_output_of_another_picture_is_set_aside(pyav: Run, tmp_path: Path) -> None:
     source, output = tmp_path / "in.mkv", tmp_path / "out.mkv"
-    ffmpeg(*CLIP, *X264, source)
+    pyav(*CLIP, *X264, source)
     output.write_text("precious")
     with hatvid.Upscaler(
         Darker(), scale=2, engine_options=EngineOptions(engine="eager", threads=1)
@@ -54,10 +54,10 @@ def test_an_output_of_another_picture_is_set_aside(ffmpeg: Run, tmp_path: Path) 
 
 
 def test_what_is_broken_in_the_input_is_told_and_holds_nothing_up(
-    repeat: hatvid.Upscaler, ffmpeg: Run, tmp_path: Path
+    repeat: hatvid.Upscaler, pyav: Run, tmp_path: Path
 ) -> None:
     source, output = tmp_path / "in.ts", tmp_path / "out.mkv"
-    ffmpeg(*CLIP, "-f", "lavfi", "-i", "sine=d=0.4", *X264, "-c:a", "aac", source)
+    pyav(*CLIP, "-f", "lavfi", "-i", "sine=d=0.4", *X264, "-c:a", "aac", source)
     data = bytearray(source.read_bytes())
     middle = len(data) // 376 * 188
     data[middle + 10 : middle + 10] = data[middle : middle + 188 * 30 + 77]
@@ -69,9 +69,9 @@ def test_what_is_broken_in_the_input_is_told_and_holds_nothing_up(
     assert len(told) == len(receipt.verification.failed)
 
 
-def test_progress_is_a_whole_one(repeat: hatvid.Upscaler, ffmpeg: Run, tmp_path: Path) -> None:
+def test_progress_is_a_whole_one(repeat: hatvid.Upscaler, pyav: Run, tmp_path: Path) -> None:
     source = tmp_path / "in.mkv"
-    ffmpeg(*CLIP, *X264, source)
+    pyav(*CLIP, *X264, source)
 
     class Half:
         def note(self, text: str) -> None: ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +13,7 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pyav_cli import WEAVE, pyav
 
 from hatvid.jobs.checks import Verification
 from hatvid.jobs.verify import verify
@@ -48,17 +48,6 @@ START=500
 END=1000
 title=Two
 """
-
-
-def ffmpeg(*arguments: str | Path) -> None:
-    done = subprocess.run(
-        ["ffmpeg", "-v", "error", "-y", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
 
 
 type Picture = tuple[int, int, NDArray[np.uint8]]
@@ -161,9 +150,12 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "s.srt").write_text(SUBTITLES)
     (folder / "c.txt").write_text(CHAPTERS)
     (folder / "font.ttf").write_bytes(np.random.default_rng(1).bytes(2000))
-    ffmpeg(
-        *("-i", video, "-f", "lavfi", "-i", "sine=440:d=1", "-f", "lavfi", "-i", "sine=880:d=1"),
-        *("-i", folder / "s.srt", "-i", folder / "c.txt"),
+    pyav(
+        # All 23 ms late, as FFmpeg does it where sound would begin before zero.
+        *("-itsoffset", "0.023", "-i", video),
+        *("-itsoffset", "0.023", "-f", "lavfi", "-i", "sine=440:d=1"),
+        *("-itsoffset", "0.023", "-f", "lavfi", "-i", "sine=880:d=1"),
+        *("-itsoffset", "0.023", "-i", folder / "s.srt", "-i", folder / "c.txt"),
         *("-map", "0", "-map", "1", "-map", "2", "-map", "3", "-map_metadata", "4"),
         *("-map_chapters", "4", "-c:v", "copy", "-c:a:0", "aac", "-c:a:1", "flac", "-c:s", "ass"),
         *("-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=fra"),
@@ -490,7 +482,7 @@ def test_one_tick_is_found(uneven: Path, tmp_path: Path) -> None:
 def test_a_clock_made_coarser_than_need_be_is_found(uneven: Path, tmp_path: Path) -> None:
     right = write(tmp_path / "right.mp4", uneven_pictures(uneven))
     coarse = tmp_path / "coarse.mp4"
-    ffmpeg("-copyts", "-i", right, "-c", "copy", "-video_track_timescale", "600", coarse)
+    pyav("-copyts", "-i", right, "-c", "copy", "-video_track_timescale", "600", coarse)
     found = verify(uneven, coarse)
     assert "times" in failed(found), texts(found)
     assert "1/600 s is too coarse" in texts(found)
@@ -535,18 +527,18 @@ def test_sound_through_a_bitstream_filter_and_converted_texts(
     (tmp_path / "late.srt").write_text(SUBTITLES.replace("00,500", "00,530"))
     copied = ("-map", "0:v", "-map", "0:a:0", "-c", "copy", "-c:s", "mov_text")
     flags = ("-movflags", "use_metadata_tags", "-video_track_timescale", "90000")
-    ffmpeg("-i", right, *copied, "-map", "0:s", *flags, tmp_path / "right.mp4")
+    pyav("-i", right, *copied, "-map", "0:s", *flags, tmp_path / "right.mp4")
     found = verify(film, tmp_path / "right.mp4", streams=asked)
     assert found.ok, texts(found)
     assert "subtitle ass: converted to mov_text, 2 texts" in texts(found)
     late = tmp_path / "late.mp4"
-    ffmpeg("-i", right, "-i", tmp_path / "late.srt", *copied, "-map", "1:s",
+    pyav("-i", right, "-i", tmp_path / "late.srt", *copied, "-map", "1:s",
            "-metadata:s:s:0", "language=deu", *flags, late)  # fmt: skip
     found = verify(film, late, streams=asked)
     assert failed(found) == ["stream 3"], texts(found)
     # From ADTS in a transport stream to mp4.
-    ffmpeg("-i", film, "-map", "0:v", "-map", "0:a:0", "-c", "copy", tmp_path / "in.ts")
-    ffmpeg("-copyts", "-i", tmp_path / "in.ts", "-c", "copy", tmp_path / "remuxed.mkv")
+    pyav("-i", film, "-map", "0:v", "-map", "0:a:0", "-c", "copy", tmp_path / "in.ts")
+    pyav("-copyts", "-i", tmp_path / "in.ts", "-c", "copy", tmp_path / "remuxed.mkv")
     found = verify(tmp_path / "in.ts", tmp_path / "remuxed.mkv")
     assert "copied through aac_adtstoasc" in texts(found), texts(found)
 
@@ -602,9 +594,9 @@ def test_a_part_has_the_sound_that_touches_it(
 @pytest.fixture
 def interlaced(tmp_path: Path) -> Path:
     path = tmp_path / "fields.mkv"
-    ffmpeg(
-        *("-f", "lavfi", "-i", "testsrc2=s=64x48:r=50:d=0.6", "-vf", "tinterlace=4"),
-        *("-c:v", "ffv1", "-field_order", "tt", path),
+    pyav(
+        *("-f", "lavfi", "-i", "testsrc2=s=64x48:r=50:d=0.6", "-vf", WEAVE["top first"]),
+        *("-r", "25", "-c:v", "ffv1", "-field_order", "tt", path),
     )
     return path
 
@@ -613,12 +605,12 @@ def test_fields_are_counted_and_seen(interlaced: Path, tmp_path: Path) -> None:
     reading = InputOptions(deinterlace="field")
     enlarge = "scale=2*iw:2*ih:flags=neighbor,setfield=prog"
     right = tmp_path / "right.mkv"
-    ffmpeg("-i", interlaced, "-vf", f"bwdif=send_field:tff,{enlarge}", "-c:v", "ffv1", right)
+    pyav("-i", interlaced, "-vf", f"bwdif=send_field:tff,{enlarge}", "-c:v", "ffv1", right)
     found = verify(interlaced, right, reading=reading)
     assert found.ok, texts(found)
     assert "30 in, 30 out" in texts(found)
     single = tmp_path / "single.mkv"
-    ffmpeg("-i", interlaced, "-vf", f"bwdif=send_frame:tff,{enlarge}", "-c:v", "ffv1", single)
+    pyav("-i", interlaced, "-vf", f"bwdif=send_frame:tff,{enlarge}", "-c:v", "ffv1", single)
     assert "frames" in failed(verify(interlaced, single, reading=reading))
     found = verify(interlaced, single, reading=InputOptions(deinterlace="frame"))
     assert found.ok, texts(found)
@@ -652,13 +644,13 @@ def test_hdr_metadata_that_is_lost_is_found(tmp_path: Path) -> None:
     tagged = f"log-level=none:{tags}"
     hdr = f"{tagged}:{light}:{mastering}"
     enlarge = ("-vf", "scale=2*iw:2*ih:flags=neighbor")
-    ffmpeg(*common, "-c:v", "libx265", "-x265-params", hdr, source)
+    pyav(*common, "-c:v", "libx265", "-x265-params", hdr, source)
     again = ("-i", source, *enlarge, "-c:v", "libx265", "-x265-params")
-    ffmpeg(*again, f"{hdr}:crf=12", right)
+    pyav(*again, f"{hdr}:crf=12", right)
     found = verify(source, right)
     assert found.ok, texts(found)
     assert "content light max 1000, average 400" in texts(found)
-    ffmpeg(*again, f"{tagged}:{mastering}:crf=12", wrong)
+    pyav(*again, f"{tagged}:{mastering}:crf=12", wrong)
     found = verify(source, wrong)
     # FFmpeg writes what it read into Matroska, whatever the encoder does.
     with av.open(str(wrong)) as container:
@@ -725,10 +717,10 @@ def test_texts_that_overlap_may_be_shown_together(tmp_path: Path) -> None:
     (tmp_path / "out.srt").write_text(IN_TURN)
     (tmp_path / "lost.srt").write_text(IN_TURN.replace("First\nSecond", "Second"))
     film = tmp_path / "film.mkv"
-    ffmpeg("-i", source, "-i", tmp_path / "in.srt", "-c", "copy", film)
+    pyav("-i", source, "-i", tmp_path / "in.srt", "-c", "copy", film)
     video = write(tmp_path / "video.mp4", enlarged(shown))
     for name in ("out", "lost"):
-        ffmpeg("-i", video, "-i", tmp_path / f"{name}.srt", "-c:v", "copy", "-c:s", "mov_text",
+        pyav("-i", video, "-i", tmp_path / f"{name}.srt", "-c:v", "copy", "-c:s", "mov_text",
                "-video_track_timescale", "90000", tmp_path / f"{name}.mp4")  # fmt: skip
     found = verify(film, tmp_path / "out.mp4")
     assert found.ok, texts(found)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyav_cli import pyav
 from torch import Tensor, nn
 
 import hatvid
@@ -26,10 +26,6 @@ def repeat() -> Iterator[hatvid.Upscaler]:
         yield upscaler
 
 
-def ffmpeg(*arguments: str | Path) -> None:
-    subprocess.run(["ffmpeg", "-v", "error", *map(str, arguments)], check=True, timeout=60)
-
-
 @pytest.mark.parametrize(
     ("suffix", "options"),
     [
@@ -45,7 +41,7 @@ def test_a_job_holds(
     source = tmp_path / f"in.{suffix}"
     output = tmp_path / ("out.mp4" if suffix == "mp4" else "out.mkv")
     inputs = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1", "-f", "lavfi", "-i", "sine=d=1")
-    ffmpeg(*inputs, *options, source)
+    pyav(*inputs, *options, source)
     hatvid.upscale(source, output, upscaler=repeat)
     found = verify(source, output)
     assert found.ok, [check.text for check in found.failed]
@@ -55,7 +51,7 @@ def test_recordings_that_were_joined_go_on(repeat: hatvid.Upscaler, tmp_path: Pa
     """The clock of a transport stream starts again, and the output's does not."""
     one, source, output = tmp_path / "one.ts", tmp_path / "two.ts", tmp_path / "out.mp4"
     inputs = ("-f", "lavfi", "-i", "testsrc2=s=64x48:r=25:d=1", "-f", "lavfi", "-i", "sine=d=1")
-    ffmpeg(*inputs, "-c:v", "libx264", "-c:a", "mp2", one)
+    pyav(*inputs, "-c:v", "libx264", "-c:a", "mp2", one)
     source.write_bytes(one.read_bytes() * 2)
     hatvid.upscale(source, output, upscaler=repeat)
     found = verify(source, output)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -91,15 +90,6 @@ def lumas() -> Callable[..., list[NDArray[np.uint8]]]:
         return [np.roll(whole, 2 * number, axis=1) for number in range(count)]
 
     return draw
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """A browser that needs no screen."""
-    for name in ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome"):
-        if (program := shutil.which(name)) is not None:
-            return program
-    pytest.skip("chromium is not installed (Debian: apt install chromium-headless-shell)")
 
 
 @pytest.fixture

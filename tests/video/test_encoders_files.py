@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import debian
 import pytest
 import torch
 from av.stream import Disposition
@@ -200,6 +200,7 @@ def said(choice: EncoderChoice, what: str) -> bool:
     return any(what in note for note in choice.notes)
 
 
+@pytest.mark.usefixtures("ffmpeg")
 def test_gray_in_h264_is_read_without_colour(tmp_path: Path) -> None:
     path = tmp_path / "out.mkv"
     write(path, chosen(path, "gray", lossless=True, codec="libx264"))
@@ -208,6 +209,7 @@ def test_gray_in_h264_is_read_without_colour(tmp_path: Path) -> None:
     assert chroma == 128
 
 
+@pytest.mark.usefixtures("ffmpeg")
 def test_alpha_in_vp9_is_read_and_can_be_lossless(tmp_path: Path) -> None:
     path = tmp_path / "out.webm"
     frames = write(path, chosen(path, "yuva420p", lossless=True), pictures=noise)
@@ -242,6 +244,7 @@ LOSSLESS = [
 
 
 @pytest.mark.parametrize(("codec", "pix_fmt"), LOSSLESS)
+@pytest.mark.usefixtures("ffmpeg")
 def test_lossless_loses_no_bit(codec: str, pix_fmt: str, tmp_path: Path) -> None:
     path = tmp_path / "out.mkv"
     choice = chosen(path, pix_fmt, codec=codec, lossless=True)
@@ -267,6 +270,7 @@ def test_lossless_loses_no_bit(codec: str, pix_fmt: str, tmp_path: Path) -> None
         ("libx265", "gbrp", (97, 65)),
     ],
 )
+@pytest.mark.usefixtures("ffmpeg")
 def test_odd_sizes_that_are_kept_lose_no_bit(
     codec: str, pix_fmt: str, size: tuple[int, int], tmp_path: Path
 ) -> None:
@@ -277,6 +281,7 @@ def test_odd_sizes_that_are_kept_lose_no_bit(
     assert decoded(path, "-pix_fmt", pix_fmt) == packed(frames, pix_fmt)
 
 
+@pytest.mark.usefixtures("ffmpeg")
 def test_a_preset_does_not_end_lossless(tmp_path: Path) -> None:
     for codec, preset in (("libx264", "ultrafast"), ("libx265", "ultrafast"), ("libsvtav1", "12")):
         path = tmp_path / f"{codec}.mkv"
@@ -285,24 +290,10 @@ def test_a_preset_does_not_end_lossless(tmp_path: Path) -> None:
         assert decoded(path, "-pix_fmt", "yuv420p") == packed(frames, "yuv420p")
 
 
-def ffmpeg() -> str:
-    program = shutil.which("ffmpeg")
-    if program is None:
-        pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
-    return program
-
-
 def decoded(path: Path, *output: str, decoder: str | None = None) -> bytes:
     """All frames as Debian's FFmpeg decodes them."""
     read_by = ("-c:v", decoder) if decoder else ()
-    done = subprocess.run(
-        [ffmpeg(), "-v", "error", *read_by, "-i", path, *output, "-f", "rawvideo", "-"],
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    return done.stdout
+    return debian.ffmpeg(*read_by, "-i", path, *output, "-f", "rawvideo", "-")
 
 
 def packed(frames: list[tuple[Tensor, ...]], pix_fmt: str) -> bytes:
@@ -375,12 +366,14 @@ def test_hdr_metadata_of_a_choice_is_in_the_file(tmp_path: Path, ffprobe: Probe)
         assert float(Fraction(display["max_luminance"])) == 1000
 
 
+@pytest.mark.usefixtures("ffmpeg")
 def test_hdr_metadata_of_h264_is_in_the_file(tmp_path: Path) -> None:
     """FFmpeg's parser of the bits names them, though its decoder of this age does not."""
     path = tmp_path / "out.mkv"
     write(path, chosen(path, "yuv420p10le", HDR10, hdr=HDR, codec="libx264"))
+    command = (debian.need("ffmpeg"), "-i", path, "-c", "copy", "-bsf:v", "trace_headers")
     traced = subprocess.run(
-        [ffmpeg(), "-i", path, "-c", "copy", "-bsf:v", "trace_headers", "-f", "null", "-"],
+        [*command, "-f", "null", "-"],
         capture_output=True,
         text=True,
         check=True,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Literal
@@ -69,28 +67,18 @@ def deinterlaced(
 
 
 @pytest.fixture(scope="session")
-def bwdif() -> Callable[..., bytes]:
+def bwdif(ffmpeg: Callable[..., bytes]) -> Callable[..., bytes]:
     """What the bwdif of Debian's ffmpeg makes of frames, as raw video of a planar format."""
-    program = shutil.which("ffmpeg")
-    if program is None:
-        pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
 
     def run(frames: Sequence[av.VideoFrame], planar: str, mode: Mode, *, top_first: bool) -> bytes:
         first = frames[0]
         graph = f"format={planar},bwdif=send_{mode}:{'tff' if top_first else 'bff'}:all"
-        done = subprocess.run(
-            [
-                *(program, "-v", "error", "-f", "rawvideo", "-pix_fmt", first.format.name),
-                *("-s", f"{first.width}x{first.height}", "-r", "25", "-i", "-", "-vf", graph),
-                *("-fps_mode", "passthrough", "-f", "rawvideo", "-"),
-            ],
-            input=b"".join(samples(frame) for frame in frames),
-            capture_output=True,
-            timeout=60,
-            check=False,
+        return ffmpeg(
+            *("-f", "rawvideo", "-pix_fmt", first.format.name),
+            *("-s", f"{first.width}x{first.height}", "-r", "25", "-i", "-", "-vf", graph),
+            *("-fps_mode", "passthrough", "-f", "rawvideo", "-"),
+            given=b"".join(samples(frame) for frame in frames),
         )
-        assert (done.returncode, done.stderr) == (0, b"")
-        return done.stdout
 
     return run
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyav_cli import WEAVE, pyav
 
 from hatvid.video.fields import FieldOrder, Fields, choices
 from hatvid.video.source import VideoSource
@@ -19,11 +20,8 @@ PAN = (
     f"gblur=1.2,loop=-1:1,scroll=h={3 / WIDTH}:v={1 / HEIGHT},trim=duration=1.2,setpts=N/50/TB"
 )
 STILL = PAN.replace(f"scroll=h={3 / WIDTH}:v={1 / HEIGHT},", "")
-WEAVE = {
-    "top first": "tinterlace=interleave_top",
-    "bottom first": "tinterlace=interleave_bottom",
-    "progressive": "framestep=2",
-}
+SEEN = {**WEAVE, "progressive": "framestep=2"}
+ORDER = {"top first": "tt", "bottom first": "bb", "progressive": "progressive"}
 FLAG = {"top first": "setfield=tff", "bottom first": "setfield=bff", "progressive": "setfield=prog"}
 ORDERS: tuple[FieldOrder, ...] = ("top first", "bottom first", "progressive")
 INTERLACED: tuple[FieldOrder, ...] = ("top first", "bottom first")
@@ -45,7 +43,7 @@ type Make = Callable[..., Path]
 
 
 @pytest.fixture
-def make(tmp_path: Path, ffmpeg: Callable[..., None]) -> Make:
+def make(tmp_path: Path) -> Make:
     """Encode 30 frames whose pictures are ``seen``, with the flags of ``flagged``."""
 
     def encode(
@@ -55,10 +53,11 @@ def make(tmp_path: Path, ffmpeg: Callable[..., None]) -> Make:
         codec, container = encoder.split()
         always, interlaced = ENCODERS[encoder]
         path = tmp_path / f"a.{container}"
-        graph = f"{WEAVE[seen]},{FLAG[flagged]},setpts=N/25/TB"
+        graph = f"{SEEN[seen]},{FLAG[flagged]},setpts=N/25/TB"
         options = [*always, *(interlaced if flagged != "progressive" else [])]
-        # The flags of frames do not come out of -i with a graph, so that a second one sets them.
-        ffmpeg("-f", "lavfi", "-i", scene, "-vf", graph, "-r", "25", "-c:v", codec, *options, path)
+        if codec in ("ffv1", "wrapped_avframe"):  # which take the order from nothing else
+            options += ["-field_order", ORDER[flagged]]
+        pyav("-f", "lavfi", "-i", scene, "-vf", graph, "-r", "25", "-c:v", codec, *options, path)
         return path
 
     return encode
@@ -151,10 +150,10 @@ def test_a_still_picture_is_what_its_flags_say(
     assert found.note is None
 
 
-def test_telecined_film(tmp_path: Path, ffmpeg: Callable[..., None]) -> None:
+def test_telecined_film(tmp_path: Path) -> None:
     path = tmp_path / "a.ts"
     film = f"{PAN.replace('duration=1.2', 'duration=2')},framestep=2,setpts=N/24/TB"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", film, "-vf", "telecine=pattern=23,setfield=tff"),
         *("-c:v", "mpeg2video", "-b:v", "2M", "-flags", "+ildct+ilme", path),
     )
@@ -163,14 +162,14 @@ def test_telecined_film(tmp_path: Path, ffmpeg: Callable[..., None]) -> None:
     assert "as in telecined film" in choices(found)
 
 
-def test_fields_late_in_a_long_file_are_found(tmp_path: Path, ffmpeg: Callable[..., None]) -> None:
+def test_fields_late_in_a_long_file_are_found(tmp_path: Path) -> None:
     # The last half is woven, as a programme after its announcement.
     path = tmp_path / "a.mkv"
-    ffmpeg(
-        *("-f", "lavfi", "-i", f"{PAN},{WEAVE['progressive']},loop=3:30,setpts=N/25/TB"),
-        *("-f", "lavfi", "-i", f"{PAN},{WEAVE['bottom first']},loop=3:30,setpts=N/25/TB"),
-        *("-filter_complex", "concat,setfield=prog", "-c:v", "ffv1", path),
-    )
+    halves = [
+        f"{PAN},{SEEN[order]},loop=3:30,setpts=N/25/TB" for order in ("progressive", "bottom first")
+    ]
+    both = f"{halves[0]}[a];{halves[1]}[b];[a][b]concat,setfield=prog"
+    pyav("-f", "lavfi", "-i", both, "-r", "25", "-c:v", "ffv1", path)
     found = fields_of(path)
     assert (found.measured, found.interlaced, found.top_first) == ("bottom first", True, False)
     assert found.progressive > 0

@@ -1,9 +1,7 @@
-"""Fields of files: encoded by Debian's ffmpeg, judged as a source opens them."""
+"""Fields of files, judged as a source opens them, and deinterlaced as by Debian's ffmpeg."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from debian import ffmpeg
+from pyav_cli import WEAVE, pyav
 
 from hatvid.options import InputOptions
 from hatvid.selectors import TimePoint
@@ -26,19 +26,11 @@ MPEG2 = ("-c:v", "mpeg2video", "-b:v", "2M", "-bf", "2")
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., Path]:
-    program = shutil.which("ffmpeg")
-    if program is None:
-        pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
-
     def run(path: Path, filters: str, *options: str) -> Path:
         graph = f"{MOVING},{filters}"
-        done = subprocess.run(
-            [program, "-v", "error", "-f", "lavfi", "-i", graph, *options, path],
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, b"")
+        if "weave" in filters:
+            graph, options = f"{graph},setpts=N/25/TB", ("-r", "25", *options)
+        pyav("-f", "lavfi", "-i", graph, *options, path)
         return path
 
     return run
@@ -51,11 +43,6 @@ def fields_of(path: Path) -> Fields:
     return fields
 
 
-def parity(order: str) -> str:
-    return "1" if order == "top first" else "0"
-
-
-WEAVE = {"top first": "tinterlace=interleave_top", "bottom first": "tinterlace=interleave_bottom"}
 CODERS: dict[str, tuple[str, ...]] = {
     ".mp4": (*X264, *FIELDS),
     ".mkv": (*X264, *FIELDS),
@@ -70,7 +57,7 @@ CODERS: dict[str, tuple[str, ...]] = {
 def test_interlaced_files(
     suffix: str, order: str, encode: Callable[..., Path], tmp_path: Path
 ) -> None:
-    made = encode(tmp_path / f"a{suffix}", WEAVE[order], *CODERS[suffix], "-top", parity(order))
+    made = encode(tmp_path / f"a{suffix}", WEAVE[order], *CODERS[suffix])
     found = fields_of(made)
     assert (found.coded, found.measured) == (order, order)
     assert (found.interlaced, found.top_first, found.note) == (True, order == "top first", None)
@@ -94,7 +81,7 @@ def test_progressive_files_coded_as_interlaced(
     coder: tuple[str, ...], encode: Callable[..., Path], tmp_path: Path
 ) -> None:
     # As broadcasters and discs of 25 pictures a second have it.
-    made = encode(tmp_path / "a.ts", "framestep=2,setfield=tff", *coder, *FIELDS, "-top", "1")
+    made = encode(tmp_path / "a.ts", "framestep=2,setfield=tff", *coder, *FIELDS)
     found = fields_of(made)
     assert (found.coded, found.interlaced, found.measured) == ("top first", False, "progressive")
     assert found.note is not None
@@ -119,7 +106,7 @@ def test_telecine(encode: Callable[..., Path], tmp_path: Path) -> None:
 def test_nobody_looks_where_the_fields_are_told(
     encode: Callable[..., Path], tmp_path: Path
 ) -> None:
-    made = encode(tmp_path / "a.mkv", WEAVE["top first"], *X264, *FIELDS, "-top", "1")
+    made = encode(tmp_path / "a.mkv", WEAVE["top first"], *X264, *FIELDS)
     with VideoSource(made, reading=InputOptions(progressive=True)) as source:
         assert source.info.fields is None
 
@@ -148,17 +135,15 @@ def woven(encode: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
 
 
 def as_ffmpeg(path: Path, mode: str) -> np.ndarray[Any, Any]:
-    done = subprocess.run(
-        ["ffmpeg", "-v", "error", "-i", path, "-vf", f"bwdif=send_{mode}:bff:all",
-         "-fps_mode", "passthrough", "-f", "rawvideo", "-"],
-        capture_output=True,
-        timeout=60,
-        check=True,
-    )  # fmt: skip
-    frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, 144 * 176 * 3 // 2)
+    data = ffmpeg(
+        *("-i", path, "-vf", f"bwdif=send_{mode}:bff:all"),
+        *("-fps_mode", "passthrough", "-f", "rawvideo", "-"),
+    )
+    frames = np.frombuffer(data, np.uint8).reshape(-1, 144 * 176 * 3 // 2)
     return frames[:, : 144 * 176].reshape(-1, 144, 176)
 
 
+@pytest.mark.usefixtures("ffmpeg")
 def test_a_picture_of_each_frame(woven: Path) -> None:
     info, times, planes = played(woven, "frame")
     assert (info.time_base, info.average_rate) == (Fraction(1, 1000), 25)
@@ -166,6 +151,7 @@ def test_a_picture_of_each_frame(woven: Path) -> None:
     np.testing.assert_array_equal(planes, as_ffmpeg(woven, "frame"))
 
 
+@pytest.mark.usefixtures("ffmpeg")
 def test_a_picture_of_each_field(woven: Path) -> None:
     info, times, planes = played(woven, "field")
     assert (info.time_base, info.average_rate) == (Fraction(1, 2000), 50)
@@ -174,6 +160,7 @@ def test_a_picture_of_each_field(woven: Path) -> None:
     np.testing.assert_array_equal(planes, as_ffmpeg(woven, "field"))
 
 
+@pytest.mark.usefixtures("ffmpeg")
 def test_a_part_of_it(woven: Path) -> None:
     cut = {"start": TimePoint.parse("0.4"), "end": TimePoint.parse("0.8")}
     _, times, planes = played(woven, "field", **cut)

@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import struct
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from pyav_cli import pyav
 
 from hatvid.errors import HatvidError, InputError, OptionError
 from hatvid.options import InputOptions, StreamOptions
@@ -244,12 +244,10 @@ def test_a_specifier_by_ffprobe(
 
 def test_a_cover_picture_is_never_the_video(tmp_path: Path, make_clip: Callable[..., Path]) -> None:
     clip, cover = make_clip(tmp_path / "a.mp4"), tmp_path / "b.png"
-    run = ["ffmpeg", "-v", "error", "-i", clip, "-frames:v", "1", cover]
-    subprocess.run(run, check=True, timeout=60)
+    pyav("-i", clip, "-frames:v", "1", cover)
     both = tmp_path / "both.mp4"
-    run = ["ffmpeg", "-v", "error", "-i", cover, "-i", clip, "-map", "0", "-map", "1"]
-    run += ["-c", "copy", "-disposition:v:0", "attached_pic", both]
-    subprocess.run(run, check=True, timeout=60)
+    options = ("-c", "copy", "-disposition:v:0", "attached_pic")
+    pyav("-i", cover, "-i", clip, "-map", "0", "-map", "1", *options, both)
     with VideoSource(both) as source:
         assert source.info.codec == "h264"
     with av.open(str(both)) as container:
@@ -267,8 +265,7 @@ def pictures(tmp_path: Path, make_clip: Callable[..., Path]) -> Path:
     folder = tmp_path / "100%"
     folder.mkdir()
     clip = make_clip(tmp_path / "a.mkv", codec="ffv1", pts=range(12))
-    run = ["ffmpeg", "-v", "error", "-i", clip, "-start_number", "7"]
-    subprocess.run([*run, "p%d.png"], check=True, timeout=60, cwd=folder)
+    pyav("-i", clip, "-start_number", "7", f"{tmp_path}/100%%/p%d.png")
     return folder / "p%d.png"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -12,17 +11,12 @@ from typing import Any
 
 import av
 import pytest
+from pyav_cli import WEAVE, pyav
 
 from hatvid.errors import DecodeError, OptionError
 from hatvid.options import ColorOptions, InputOptions
 from hatvid.selectors import TimePoint
 from hatvid.video.source import FrameBatch, VideoSource
-
-
-def ffmpeg(*arguments: str | Path) -> None:
-    run = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def batches(path: Path, **more: Any) -> list[FrameBatch]:
@@ -65,7 +59,7 @@ def test_colors_of_the_user_overrule_the_files_one_by_one(
     plain = make_clip(tmp_path / "a.mp4")
     path = tmp_path / "b.mp4"
     tags = "h264_metadata=matrix_coefficients=1:colour_primaries=1:transfer_characteristics=1"
-    ffmpeg("-i", plain, "-c", "copy", "-bsf:v", tags, path)
+    pyav("-i", plain, "-c", "copy", "-bsf:v", tags, path)
     with VideoSource(path) as source:
         tagged = source.info.tags
     assert (tagged.matrix, tagged.primaries, tagged.transfer) == (1, 1, 1)
@@ -96,8 +90,9 @@ def test_bits(tmp_path: Path, make_clip: Callable[..., Path], pix_fmt: str, bits
 def interlaced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """25 frames of two fields each, of a picture that moves from field to field."""
     path = tmp_path_factory.mktemp("fields") / "a.ts"
-    source = "testsrc2=s=160x128:r=50:d=1,scroll=h=0.02,tinterlace=interleave_top,fieldorder=tff"
-    ffmpeg("-f", "lavfi", "-i", source, "-c:v", "mpeg2video", "-flags", "+ilme+ildct", path)
+    source = f"testsrc2=s=160x128:r=50:d=1,scroll=h=0.02,{WEAVE['top first']},setpts=N/25/TB"
+    options = ("-r", "25", "-c:v", "mpeg2video", "-flags", "+ilme+ildct")
+    pyav("-f", "lavfi", "-i", source, *options, path)
     return path
 
 
@@ -194,7 +189,7 @@ def test_a_change_stops_with_its_time_and_the_parts_can_be_read(
         source = f"testsrc2=s=64x48:r=24:d=1,format=yuv420p,setsar=1,{change}"
         more = ["-c:v", "libx264", "-bf", "2", "-muxdelay", "0"]
         more += ["-output_ts_offset", str(part + 10)]
-        ffmpeg("-f", "lavfi", "-i", source, *more, path)
+        pyav("-f", "lavfi", "-i", source, *more, path)
         data += path.read_bytes()
     both = tmp_path / "both.ts"
     both.write_bytes(data)
@@ -216,7 +211,7 @@ CAPTIONS = b"\xb5\x00\x31GA94\x03\x41\xff\xfc\x94\x2c\xff"
 def test_frames_with_captions_come_along(tmp_path: Path, make_clip: Callable[..., Path]) -> None:
     clip = make_clip(tmp_path / "a.mp4", options={"bf": "2", "g": "24"})
     raw = tmp_path / "a.h264"
-    ffmpeg("-i", clip, "-c", "copy", raw)
+    pyav("-i", clip, "-c", "copy", raw)
     message = b"\0\0\1\x06\x04" + bytes([len(CAPTIONS)]) + CAPTIONS + b"\x80"
     key = raw.read_bytes()
     at = key.index(b"\0\0\1\x65")  # the slice of the only key frame

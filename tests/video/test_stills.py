@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import struct
-import subprocess
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -165,20 +164,18 @@ def test_palettes_become_colors(tmp_path: Path, transparent: int | bytes | None)
 
 @pytest.mark.parametrize("depth", [8, 16])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_png_samples_are_written_exactly(tmp_path: Path, channels: int, depth: int) -> None:
+def test_png_samples_are_written_exactly(
+    tmp_path: Path, ffmpeg: Callable[..., bytes], channels: int, depth: int
+) -> None:
     samples = noise(channels, depth)
     data = encode_picture(read(tmp_path, png(samples, depth=depth)), "PNG")
     pix_fmt = {1: "gray", 2: "ya", 3: "rgb", 4: "rgba"}[channels]
     pix_fmt += {8: "8" if channels == 2 else "24" if channels == 3 else "", 16: "16le"}[depth]
     pix_fmt = pix_fmt.replace("rgb16", "rgb48").replace("rgba16", "rgba64")
-    ffmpeg = shutil.which("ffmpeg")
-    if ffmpeg is None:
-        pytest.skip("ffmpeg is not installed (Debian: apt install ffmpeg)")
-    command = [ffmpeg, "-v", "error", "-f", "png_pipe", "-i", "-", "-f", "rawvideo"]
-    done = subprocess.run(
-        [*command, "-pix_fmt", pix_fmt, "-"], input=data, capture_output=True, check=True
+    raw = ffmpeg(
+        *("-f", "png_pipe", "-i", "-", "-f", "rawvideo", "-pix_fmt", pix_fmt, "-"), given=data
     )
-    got = np.frombuffer(done.stdout, "u1" if depth == 8 else "<u2").reshape(samples.shape)
+    got = np.frombuffer(raw, "u1" if depth == 8 else "<u2").reshape(samples.shape)
     assert np.array_equal(got, samples)
     header = data[16:29]
     assert (header[8], header[9]) == (depth, {1: 0, 2: 4, 3: 2, 4: 6}[channels])

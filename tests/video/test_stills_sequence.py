@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pyav_cli import pyav
 
 from hatvid.errors import OptionError
 from hatvid.video.color import ColorTags
@@ -89,14 +90,13 @@ def test_formats_go_by_the_suffix() -> None:
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory, ffprobe: Any) -> Path:
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three frames with a sound, pixels of 16:15."""
-    path = tmp_path_factory.mktemp("clip") / "in.mkv"
-    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "testsrc=s=16x8:r=25:d=0.12"]
-    command += ["-f", "lavfi", "-i", "sine=d=0.12", "-vf", "setsar=16/15", "-c:v", "ffv1"]
-    command += ["-pix_fmt", "bgr0", "-c:a", "flac"]
-    subprocess.run([*command, path], check=True)
-    assert ffprobe("-show_streams", path)["streams"][0]["sample_aspect_ratio"] == "16:15"
+    path = tmp_path_factory.mktemp("clip") / "in.nut"
+    pyav(
+        *("-f", "lavfi", "-i", "testsrc=s=16x8:r=25:d=0.12", "-f", "lavfi", "-i", "sine=d=0.12"),
+        *("-vf", "setsar=16/15", "-c:v", "ffv1", "-pix_fmt", "bgr0", "-c:a", "flac", path),
+    )
     return path
 
 
@@ -108,7 +108,9 @@ def batch(*planes: Any) -> FrameBatch:
 
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("depth", [8, 16])
-def test_frames_become_numbered_png(clip: Path, tmp_path: Path, depth: int, count: int) -> None:
+def test_frames_become_numbered_png(
+    clip: Path, tmp_path: Path, ffmpeg: Callable[..., bytes], depth: int, count: int
+) -> None:
     random = np.random.default_rng(0)
     kind = np.uint8 if depth == 8 else np.uint16
     planes = random.integers(0, 2**depth, (count, 3, 6, 5)).astype(kind)
@@ -131,11 +133,8 @@ def test_frames_become_numbered_png(clip: Path, tmp_path: Path, depth: int, coun
         path = tmp_path / "one.png"
         path.write_bytes(data)
         pix_fmt = {(1, 8): "gray", (3, 8): "rgb24", (1, 16): "gray16le", (3, 16): "rgb48le"}
-        command = ["ffmpeg", "-v", "error", "-i", path, "-f", "rawvideo", "-pix_fmt"]
-        done = subprocess.run(
-            [*command, pix_fmt[count, depth], "-"], capture_output=True, check=True
-        )
-        got = np.frombuffer(done.stdout, kind).reshape(expected.shape)
+        data = ffmpeg("-i", path, "-f", "rawvideo", "-pix_fmt", pix_fmt[count, depth], "-")
+        got = np.frombuffer(data, kind).reshape(expected.shape)
         assert np.array_equal(got, expected)
 
 

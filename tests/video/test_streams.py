@@ -77,7 +77,7 @@ title=Two
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, ffmpeg: Callable[..., bytes]) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, pyav: Callable[..., bytes]) -> Path:
     """Files to begin with: film.mkv and film.mp4 have everything, two.ts two videos."""
     folder = tmp_path_factory.mktemp("streams")
     (folder / "a.ass").write_text(ASS)
@@ -86,14 +86,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory, ffmpeg: Callable[..., bytes
     (folder / "font.ttf").write_bytes(bytes(range(256)) * 8)
     video = ("-f", "lavfi", "-i", "testsrc=s=64x48:r=24:d=1")
     sound = ("-f", "lavfi", "-i", "sine=d=1")
-    ffmpeg(*video, "-frames:v", "1", folder / "cover.jpg")
+    pyav(*video, "-frames:v", "1", folder / "cover.jpg")
     x264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
-    ffmpeg(
+    pyav(
         *(*video, *sound, "-f", "lavfi", "-i", "sine=f=880:d=1"),
         *("-i", folder / "a.ass", "-i", folder / "a.srt", "-i", folder / "meta.txt"),
         *("-map", "0", "-map", "1", "-map", "2", "-map", "3", "-map", "4"),
         *("-map_metadata", "5", "-map_chapters", "5", *x264, "-bf", "0"),
-        *("-avoid_negative_ts", "disabled"),  # else all begins 23 ms later
         *("-c:a:0", "aac", "-c:a:1", "ac3", "-c:s:0", "ass", "-c:s:1", "subrip"),
         *("-metadata:s:a:0", "language=eng", "-metadata:s:a:1", "language=deu"),
         *("-metadata:s:a:1", "title=Kommentar", "-metadata:s:a:1", "BPS-eng=96000"),
@@ -104,18 +103,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory, ffmpeg: Callable[..., bytes
         *("-attach", folder / "cover.jpg", "-metadata:s:t:1", "mimetype=image/jpeg"),
         folder / "film.mkv",
     )
-    ffmpeg(
+    pyav(
         *("-i", folder / "film.mkv", "-i", folder / "cover.jpg"),
         *("-map", "0:v:0", "-map", "0:a:0", "-map", "0:s:1", "-map", "1"),
         *("-c", "copy", "-c:s", "mov_text", "-metadata:s:s:0", "language=spa"),
         *("-disposition:v:1", "attached_pic", "-metadata", "weird_key=", folder / "film.mp4"),
     )
-    ffmpeg(
+    pyav(
         *(*video, "-f", "lavfi", "-i", "testsrc2=s=64x48:r=24:d=1", *sound),
         *("-map", "0", "-map", "1", "-map", "2", *x264, "-bf", "2", "-c:a", "aac"),
         folder / "two.ts",
     )
-    ffmpeg("-i", folder / "two.ts", "-map", "0", "-c", "copy", folder / "two.mp4")
+    pyav("-i", folder / "two.ts", "-map", "0", "-c", "copy", folder / "two.mp4")
     return folder
 
 
@@ -423,11 +422,11 @@ def test_planning_takes_no_packet_from_the_input(folder: Path) -> None:
     ],
 )
 def test_audio_that_does_not_fit_names_the_container_that_fits(
-    codec: str, muxer: str, there: str, tmp_path: Path, ffmpeg: Any
+    codec: str, muxer: str, there: str, tmp_path: Path, pyav: Any
 ) -> None:
     path = tmp_path / "a.mkv"
     inputs = ("-f", "lavfi", "-i", "testsrc=s=64x48:d=0.1", "-f", "lavfi", "-i", "sine=d=0.1")
-    ffmpeg(*inputs, "-c:v", "mpeg4", "-c:a", codec, "-strict", "-2", path)
+    pyav(*inputs, "-c:v", "mpeg4", "-c:a", codec, "-strict", "-2", path)
     name = codec.removeprefix("lib")
     with pytest.raises(OutputError, match=rf"{muxer} cannot hold {name} audio \(stream 1\)") as got:
         planned(path, muxer)
@@ -498,9 +497,9 @@ def test_pictures_of_text_are_named_where_they_do_not_fit(folder: Path) -> None:
     )
 
 
-def test_text_to_webm_is_webvtt(folder: Path, ffmpeg: Any, ffprobe: Probe) -> None:
+def test_text_to_webm_is_webvtt(folder: Path, pyav: Any, ffmpeg: Any, ffprobe: Probe) -> None:
     vp8 = folder / "vp8.mkv"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", "testsrc=s=64x48:d=1", "-i", folder / "a.srt"),
         *("-c:v", "libvpx", "-c:s", "subrip", vp8),
     )
@@ -571,11 +570,11 @@ def test_what_is_packed_alike_needs_no_filter(name: str, muxer: str, folder: Pat
 # Timecode and parts
 
 
-def test_a_timecode_is_written_anew(folder: Path, ffmpeg: Any, ffprobe: Probe) -> None:
+def test_a_timecode_is_written_anew(folder: Path, pyav: Any, ffprobe: Probe) -> None:
     path = folder / "timecode.mov"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", "testsrc=s=64x48:r=24:d=0.5", "-c:v", "libx264"),
-        *("-timecode", "01:02:03:04", path),
+        *("-metadata", "timecode=01:02:03:04", path),
     )
     done = remuxed(path, folder / "timecode-2.mov", "mov")
     assert done.fate(1).target_codec == "timecode"
@@ -587,11 +586,11 @@ def test_a_timecode_is_written_anew(folder: Path, ffmpeg: Any, ffprobe: Probe) -
     assert tags["streams"][0]["tags"]["TIMECODE"] == "01:02:03:04"
 
 
-def test_a_part_drops_the_timecode_and_says_so(folder: Path, ffmpeg: Any) -> None:
+def test_a_part_drops_the_timecode_and_says_so(folder: Path, pyav: Any) -> None:
     path = folder / "part.mov"
-    ffmpeg(
+    pyav(
         *("-f", "lavfi", "-i", "testsrc=s=64x48:r=24:d=0.1", "-c:v", "libx264"),
-        *("-timecode", "01:02:03:04", path),
+        *("-metadata", "timecode=01:02:03:04", path),
     )
     (line,) = described(planned(path, "mov", cut=True).fates)
     assert line.startswith("stream 1 (data) is dropped: the output is a part")

@@ -3,7 +3,6 @@ Debian's ffprobe."""
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -11,17 +10,13 @@ from typing import Any
 
 import av
 import pytest
+from debian import ffmpeg
+from pyav_cli import pyav
 
 from hatvid.video.scan import scan
 
 UNEVEN = [1000, 1001, 1005, 1006, 1020, 1021, 1090, 1100, 1101, 1200, 1201, 1320, 1400]
 X265 = "log-level=none:scenecut=0:keyint=5:min-keyint=5:open-gop=1:bframes=4:b-adapt=0"
-
-
-def ffmpeg(*arguments: str | Path) -> None:
-    run = ["ffmpeg", "-v", "error", "-y", *map(str, arguments)]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +39,7 @@ def shown(ffprobe: Callable[..., dict[str, Any]]) -> Callable[[Path], list[tuple
     return read
 
 
+@pytest.mark.usefixtures("ffmpeg")
 def test_an_edit_list_hides_frames(
     tmp_path: Path,
     clip: Path,
@@ -125,7 +121,7 @@ def test_h264_in_avi_has_its_frames_at_the_sorted_decoding_times(
 ) -> None:
     """AVI has no times of presentation. B-frames, a pyramid of them, come out of order."""
     path = tmp_path / "a.avi"
-    ffmpeg("-i", clip, "-c", "copy", path)
+    pyav("-i", clip, "-c", "copy", path)
     said = ffprobe("-show_packets", "-select_streams", "v:0", path)["packets"]
     assert not any("pts" in packet for packet in said)
     played = play(path)
@@ -143,7 +139,7 @@ def test_a_broken_packet_in_avi_leaves_the_others_at_their_times(
 ) -> None:
     source = make_clip(tmp_path / "a.mp4", options={"bf": "0", "g": "1"})
     path = tmp_path / "a.avi"
-    ffmpeg("-i", source, "-c", "copy", path)
+    pyav("-i", source, "-c", "copy", path)
     with av.open(str(path)) as container:
         packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
     data = bytearray(path.read_bytes())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -12,6 +11,7 @@ from typing import Any
 
 import av
 import pytest
+from pyav_cli import pyav
 
 from hatvid.video.scan import scan
 from hatvid.video.source import FrameBatch, VideoSource
@@ -31,9 +31,8 @@ def captures(
 
     def make(start: float) -> bytes:
         path = folder / f"{start}.ts"
-        run = ["ffmpeg", "-v", "error", "-y", "-i", source, "-map", "0", "-c", "copy"]
-        run += ["-output_ts_offset", str(start), "-muxdelay", "0", path]
-        subprocess.run(run, check=True, timeout=60)
+        options = ("-c", "copy", "-output_ts_offset", str(start), "-muxdelay", "0")
+        pyav("-i", source, "-map", "0", *options, path)
         return path.read_bytes()
 
     return make
