@@ -377,9 +377,8 @@ def test_a_bare_path_has_everything_but_the_programs(tmp_path: Path) -> None:
         for name in names:
             executable(folder / name, f"echo {name}")
     # As of pyenv: it goes by the name that it is called by.
-    executable(
-        mixed / "python3.12", f'test "${{0##*/}}" = python3.12 && exec {sys.executable} "$@"'
-    )
+    shim = f'test "${{0##*/}}" = python3.12 && exec "{sys.executable}" "$@"'
+    executable(mixed / "python3.12", shim)
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "doubles" / "bare_path.py", tmp_path / "bare"],
         env={"PATH": f"{clean}:{tmp_path / 'none'}:{mixed}"},

@@ -135,7 +135,7 @@ def test_video_to_pictures(hatvid: Hatvid, cheap: list[str], tmp_path: Path) -> 
     for n in range(4):
         draw(tmp_path / f"in_{n}.png", number=n)
     clip = tmp_path / "clip.mkv"
-    pyav("-framerate", "25", "-i", tmp_path / "in_%d.png", "-c:v", "ffv1", clip)
+    pyav("-framerate", "25", "-i", tmp_path / "in_%d.png", "-c:v", "ffv1", "-pix_fmt", "bgr0", clip)
     folder = tmp_path / "frames"
     folder.mkdir()
     done = hatvid("upscale", *cheap, clip, "-o", folder / "f_%05d.png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class _Input:
     name: str
     offset: Fraction = Fraction()
     graph: bool = False
-    read: bool = False
+    read: list[Any] = field(default_factory=list)
 
     @classmethod
     def opened(cls, name: str, options: list[tuple[str, str]], given: bytes) -> _Input:
@@ -86,11 +87,12 @@ class _Input:
         place: Any = io.BytesIO(given) if name == "-" else f"file:{name}" if form else name
         return cls(av.open(place, format=form, container_options=told), name, offset)
 
-    def rewind(self) -> None:
-        """Begin at the first packet, whatever stream was read before."""
-        if self.read and not self.graph:
-            self.container.seek(0)
-        self.read = True
+    def packets(self, stream: Any) -> Iterator[Any]:
+        """The packets of a stream, and an empty one that flushes its decoder."""
+        if self.graph:  # which may never end
+            return iter(self.container.demux(stream))
+        self.read = self.read or list(self.container.demux())
+        return (packet for packet in self.read if packet.stream_index == stream.index)
 
     def filtered(self, filters: str) -> None:
         """Put filters behind it."""
@@ -111,6 +113,7 @@ class _Stream:
     options: dict[str, str] = field(default_factory=dict)
     codec: str | None = None
     twin: Any = None
+    bsf: Any = None
 
     def meant(self, specifier: str) -> bool:
         """Whether ``v``, ``v:1`` or nothing at all means this stream."""
@@ -160,9 +163,9 @@ def _written(inputs: list[_Input], options: list[tuple[str, str]], target: str) 
             streams = [s for s, a, h in zip(streams, asked, held, strict=True) if a or h]
         for stream in streams:
             _open(stream, output, filters)
-        for key, value in options:
-            if key == "attach":
-                output.add_attachment(Path(value).name, _mimetype(named), Path(value).read_bytes())
+        files = [Path(value) for key, value in options if key == "attach"]
+        for number, file in enumerate(files):
+            output.add_attachment(file.name, _mimetype(named, number), file.read_bytes())
         output.metadata.update(inputs[int(told.get("map_metadata", 0))].container.metadata)
         told.setdefault("map_chapters", told.get("map_metadata", "0"))
         chaptered = inputs[int(told["map_chapters"])].container
@@ -210,6 +213,8 @@ def _open(self: _Stream, output: Any, filters: list[str]) -> None:
     chosen = options.pop("c", "copy" if self.kind == "subtitle" else _default(output, self))
     if chosen == "copy":
         self.twin = output.add_stream_from_template(self.stream, opaque=True)
+        if "bsf" in options:
+            self.bsf = BitStreamFilterContext(options.pop("bsf"), self.stream, self.twin)
         return
     self.codec = "rawvideo" if chosen == "wrapped_avframe" else chosen
     if self.kind == "subtitle":
@@ -219,7 +224,8 @@ def _open(self: _Stream, output: Any, filters: list[str]) -> None:
         self.twin.codec_context.subtitle_header = self.stream.codec_context.subtitle_header
         return
     if self.kind == "audio":
-        rate = int(options.pop("ar", self.stream.rate))
+        rates = av.Codec(self.codec, "w").audio_rates or [self.stream.rate]
+        rate = self.stream.rate if self.stream.rate in rates else rates[0]
         self.twin = output.add_stream(
             self.codec, rate=rate, layout=self.stream.layout.name, options=options
         )
@@ -236,6 +242,9 @@ def _open(self: _Stream, output: Any, filters: list[str]) -> None:
         formats = pix_fmt or "|".join(names)
         self.source.filtered(",".join([*filters, *([f"format={formats}"] if formats else [])]))
         self.stream = self.source.container.streams.video[0]
+    if "q" in options:
+        options |= {"global_quality": str(118 * int(options.pop("q")))}  # FF_QP2LAMBDA
+        options["flags"] = options.get("flags", "") + "+qscale"
     rate = Fraction(options.pop("r", self.stream.average_rate or self.stream.base_rate))
     base = Fraction(options.pop("enc_time_base", str(1 / rate)).replace(":", "/"))
     self.twin = output.add_stream(self.codec, rate=rate, options=options)
@@ -271,9 +280,8 @@ def _packets(self: _Stream, frames: int | None) -> Iterator[Any]:
             packet.stream = self.twin
             yield packet
         return
-    source.rewind()
     if self.kind == "subtitle":
-        for packet in source.container.demux(self.stream):
+        for packet in source.packets(self.stream):
             shown = self.stream.codec_context.decode2(packet) if packet.size else None
             if shown is not None:
                 coded = self.twin.codec_context.encode_subtitle(shown)
@@ -282,12 +290,13 @@ def _packets(self: _Stream, frames: int | None) -> Iterator[Any]:
                 coded.stream = self.twin
                 yield coded
         return
-    for number, frame in enumerate(source.container.decode(self.stream)):
+    decoded = (frame for packet in source.packets(self.stream) for frame in packet.decode())
+    for number, frame in enumerate(decoded):
         if number == frames:
             break
         at = frame.pts * frame.time_base + source.offset
         base = self.twin.codec_context.time_base if self.kind == "video" else frame.time_base
-        frame.pts, frame.time_base = round(at / base), base
+        frame.pts, frame.time_base = math.floor(at / base + Fraction(1, 2)), base
         if self.kind == "video":
             frame.pict_type = 0  # the encoder chooses
         yield from self.twin.encode(frame)
@@ -296,19 +305,17 @@ def _packets(self: _Stream, frames: int | None) -> Iterator[Any]:
 
 def _filtered(self: _Stream) -> Iterator[Any]:
     """The packets of a stream that is copied, through ``-bsf``."""
-    chain = self.options.get("bsf")
-    through = BitStreamFilterContext(chain, self.stream, self.twin) if chain else None
-    self.source.rewind()
-    for packet in self.source.container.demux(self.stream):
+    for packet in self.source.packets(self.stream):
         if packet.size:
-            yield from through.filter(packet) if through else [packet]
-    if through:
-        yield from through.filter(None)
+            yield from self.bsf.filter(packet) if self.bsf else [packet]
+    if self.bsf:
+        yield from self.bsf.filter(None)
 
 
-def _mimetype(named: list[tuple[str, str]]) -> str:
-    """Of an attachment."""
-    (found,) = [v for k, v in named if k.startswith("metadata:s:t") and v.startswith("mimetype=")]
+def _mimetype(named: list[tuple[str, str]], number: int) -> str:
+    """The type of an attachment."""
+    keys = ("metadata:s:t", f"metadata:s:t:{number}")
+    (found,) = [v for k, v in named if k in keys and v.startswith("mimetype=")]
     return found.partition("=")[2]
 
 

@@ -7,6 +7,7 @@ test_time_kept.py, test_picture_kept.py and test_streams_kept.py.
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def test_a_variable_rate_a_late_start_and_sound(
         *(*X264, "-c:a", "aac", source),
     )
     receipt: Any = hatvid.upscale(source, output, upscaler=repeat, preset="ultrafast")
-    assert len({after - before for before, after in zip(times(source), times(source)[1:])}) > 1
+    assert len({after - before for before, after in pairwise(times(source))}) > 1
     assert times(source)[0] >= Fraction(12, 25)
     assert times(output) == times(source)
     assert packets(output, "audio") == packets(source, "audio")
@@ -102,7 +103,12 @@ def test_sound_text_chapters_and_title(
         *("-metadata:s:a:0", "language=deu", source),
     )
     hatvid.upscale(source, output, upscaler=repeat, preset="ultrafast")
-    assert packets(output, "audio") == packets(source, "audio")
+    # Of milliseconds in Matroska.
+    before, after = (
+        [(round(at * 1000), data) for at, data in packets(path, "audio")]
+        for path in (source, output)
+    )
+    assert after == before
     ((at, text),) = packets(output, "subtitle")
     assert (at, text[-11:]) == (Fraction(1, 5), b"Tyger Tyger")
     with av.open(str(output)) as container:

@@ -154,8 +154,8 @@ def test_telecined_film(tmp_path: Path) -> None:
     path = tmp_path / "a.ts"
     film = f"{PAN.replace('duration=1.2', 'duration=2')},framestep=2,setpts=N/24/TB"
     pyav(
-        *("-f", "lavfi", "-i", film, "-vf", "telecine=pattern=23,setfield=tff"),
-        *("-c:v", "mpeg2video", "-b:v", "2M", "-flags", "+ildct+ilme", path),
+        *("-f", "lavfi", "-i", film, "-vf", "telecine=pattern=23,setfield=tff,setpts=N/30/TB"),
+        *("-r", "30", "-c:v", "mpeg2video", "-b:v", "2M", "-flags", "+ildct+ilme", path),
     )
     found = fields_of(path)
     assert (found.interlaced, found.top_first, found.note) == (True, True, None)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import pytest
-from pyav_cli import pyav
 
 from hatvid.errors import OutputError
 from hatvid.options import EncodeOptions, InputOptions, StreamOptions
@@ -29,7 +28,7 @@ Probe = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def film(pyav: Callable[..., bytes], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seconds of uneven pictures from 23 ms on, two sounds and text."""
     folder = tmp_path_factory.mktemp("film")
     text = folder / "a.srt"
@@ -175,7 +174,7 @@ def test_packets_of_sound_are_the_same(
 
 
 @pytest.fixture(scope="module")
-def primed(film: Path) -> Path:
+def primed(pyav: Callable[..., bytes], film: Path) -> Path:
     """The first packet of sound begins before zero, where its encoder warmed up."""
     path = film.with_name("primed.mp4")
     pyav(

@@ -92,10 +92,10 @@ def test_formats_go_by_the_suffix() -> None:
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three frames with a sound, pixels of 16:15."""
-    path = tmp_path_factory.mktemp("clip") / "in.nut"
+    path = tmp_path_factory.mktemp("clip") / "in.mkv"
     pyav(
         *("-f", "lavfi", "-i", "testsrc=s=16x8:r=25:d=0.12", "-f", "lavfi", "-i", "sine=d=0.12"),
-        *("-vf", "setsar=16/15", "-c:v", "ffv1", "-pix_fmt", "bgr0", "-c:a", "flac", path),
+        *("-vf", "setsar=16/15", "-c:v", "libx264", "-pix_fmt", "yuv444p", "-c:a", "flac", path),
     )
     return path
 

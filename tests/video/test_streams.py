@@ -86,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, pyav: Callable[..., bytes])
     (folder / "font.ttf").write_bytes(bytes(range(256)) * 8)
     video = ("-f", "lavfi", "-i", "testsrc=s=64x48:r=24:d=1")
     sound = ("-f", "lavfi", "-i", "sine=d=1")
-    pyav(*video, "-frames:v", "1", folder / "cover.jpg")
+    pyav(*video, "-frames:v", "1", "-pix_fmt", "yuvj420p", folder / "cover.jpg")
     x264 = ("-c:v", "libx264", "-preset", "ultrafast", "-pix_fmt", "yuv420p")
     pyav(
         *(*video, *sound, "-f", "lavfi", "-i", "sine=f=880:d=1"),
@@ -413,7 +413,7 @@ def test_planning_takes_no_packet_from_the_input(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("codec", "muxer", "there"),
     [
-        ("truehd", "mp4", ".mkv"),
+        ("tta", "mp4", ".mkv"),
         ("libopus", "mov", ".mkv"),
         ("flac", "mov", ".mkv"),
         ("aac", "webm", ".mkv"),
