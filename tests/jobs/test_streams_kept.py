@@ -86,9 +86,9 @@ def film_mkv(parts: Path, pyav: Callable[..., bytes]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def film_mp4(parts: Path, pyav: Callable[..., bytes]) -> Path:
+def film_mp4(parts: Path, ffmpeg: Callable[..., bytes]) -> Path:
     film = parts / "film.mp4"
-    pyav(
+    ffmpeg(
         *VIDEO,
         *TONES[:4],
         *("-i", parts / "text.srt", "-i", parts / "cover.png", "-i", parts / "chapters.txt"),

@@ -122,6 +122,7 @@ def test_bf16_and_compiled_networks_learn_nearly_the_same(
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("compiler")
 def test_torch_compile(write_recipe: Write, tmp_path: Path) -> None:
     for name, run in (("plain", ""), ("compiled", "compile = true")):
         train(read_recipe(write_recipe(f"{name}.toml", folder=name, run=run)))

@@ -11,7 +11,6 @@ from typing import Any
 import av
 import pytest
 from debian import ffmpeg
-from pyav_cli import pyav
 
 from hatvid.video.scan import scan
 
@@ -113,6 +112,7 @@ def test_the_last_frame_lasts_as_long_as_the_file_says(
     assert [(t.pts, t.duration) for t in played.times] == shown(path)
 
 
+@pytest.mark.usefixtures("ffmpeg")
 def test_h264_in_avi_has_its_frames_at_the_sorted_decoding_times(
     tmp_path: Path,
     clip: Path,
@@ -121,7 +121,7 @@ def test_h264_in_avi_has_its_frames_at_the_sorted_decoding_times(
 ) -> None:
     """AVI has no times of presentation. B-frames, a pyramid of them, come out of order."""
     path = tmp_path / "a.avi"
-    pyav("-i", clip, "-c", "copy", path)
+    ffmpeg("-i", clip, "-c", "copy", path)
     said = ffprobe("-show_packets", "-select_streams", "v:0", path)["packets"]
     assert not any("pts" in packet for packet in said)
     played = play(path)
@@ -131,6 +131,7 @@ def test_h264_in_avi_has_its_frames_at_the_sorted_decoding_times(
     assert list(scan(path).pts) == played.pts
 
 
+@pytest.mark.usefixtures("ffmpeg")
 def test_a_broken_packet_in_avi_leaves_the_others_at_their_times(
     tmp_path: Path,
     make_clip: Callable[..., Path],
@@ -139,7 +140,7 @@ def test_a_broken_packet_in_avi_leaves_the_others_at_their_times(
 ) -> None:
     source = make_clip(tmp_path / "a.mp4", options={"bf": "0", "g": "1"})
     path = tmp_path / "a.avi"
-    pyav("-i", source, "-c", "copy", path)
+    ffmpeg("-i", source, "-c", "copy", path)
     with av.open(str(path)) as container:
         packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
     data = bytearray(path.read_bytes())
