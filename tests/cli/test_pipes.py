@@ -195,9 +195,13 @@ def test_other_streams_pass(
     source, output, text = tmp_path / "in.mkv", tmp_path / f"out.{name}", tmp_path / "text.srt"
     text.write_text("1\n00:00:00,050 --> 00:00:00,200\nTyger Tyger\n")
     pyav(
-        *("-f", "lavfi", "-i", PICTURE, "-f", "lavfi", "-i", "sine=d=0.25"),
-        *("-f", "lavfi", "-i", "sine=d=0.25", "-i", text),
-        *("-map", "0", "-map", "1", "-map", "2", "-map", "3", "-c:v", "ffv1", "-c:s", "ass"),
+        # All 23 ms late: AAC would begin before zero, and NUT holds no such time.
+        *("-itsoffset", "0.023", "-f", "lavfi", "-i", PICTURE),
+        *("-itsoffset", "0.023", "-f", "lavfi", "-i", "sine=d=0.25"),
+        *("-itsoffset", "0.023", "-f", "lavfi", "-i", "sine=d=0.25"),
+        *("-itsoffset", "0.023", "-i", text),
+        *("-map", "0", "-map", "1", "-map", "2", "-map", "3"),
+        *("-enc_time_base", "1:1000", "-c:v", "ffv1", "-c:s", "ass"),
         *("-c:a:0", "flac", "-c:a:1", "aac", "-metadata:s:a:1", "language=deu", source),
     )
     done, data = through(source.read_bytes(), "-o", "-", "--format", name)
