@@ -161,3 +161,65 @@ def test_control_groups_of_version_1_count(tmp_path: Path, free: int) -> None:
         },
     )
     assert available_memory(CPU, root=tmp_path) == 2 * GIB
+
+
+def _segment(device: int, pool: tuple[int, int], blocks: dict[str, int]) -> dict[str, object]:
+    """As PyTorch writes one into a snapshot."""
+    allocated = blocks.get("active_allocated", 0)
+    return {
+        "device": device,
+        "segment_pool_id": pool,
+        "total_size": sum(blocks.values()),
+        "allocated_size": allocated,
+        "active_size": allocated + blocks.get("active_pending_free", 0),
+        "blocks": [{"state": state, "size": size} for state, size in blocks.items()],
+    }
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Two: 10 and 20 GiB free; graphs with pools of their own, one of them replaying."""
+    default, graph, other = (0, 0), (0, 1), (7, 0)
+    segments = [
+        _segment(0, default, {"active_allocated": 3 * GIB, "inactive": GIB}),
+        _segment(0, default, {"inactive": 2 * GIB}),
+        _segment(0, default, {"active_pending_free": 5 * GIB}),  # another stream reads it
+        _segment(0, graph, {"inactive": 50 * GIB}),
+        _segment(0, other, {"active_allocated": GIB, "inactive": 60 * GIB}),
+        _segment(1, default, {"active_allocated": GIB, "inactive": 4 * GIB}),
+        _segment(1, graph, {"inactive": 70 * GIB}),
+    ]
+    monkeypatch.setattr(
+        torch.cuda, "mem_get_info", lambda device: ((device.index or 0) * 10 * GIB + 10 * GIB, 0)
+    )
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "native")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "memory_snapshot", lambda: segments)
+    return monkeypatch
+
+
+@pytest.mark.usefixtures("gpus")
+def test_what_pytorch_keeps_for_tensors_to_come_is_free() -> None:
+    """But not the pools of graphs, what a stream still reads, or another GPU's."""
+    assert available_memory(torch.device("cuda:0")) == (10 + 3) * GIB
+    assert available_memory(torch.device("cuda")) == (10 + 3) * GIB
+    assert available_memory(torch.device("cuda:1")) == (20 + 4) * GIB
+
+
+def test_an_allocator_without_a_snapshot_is_not_asked_for_one(gpus: pytest.MonkeyPatch) -> None:
+    def refused() -> object:
+        raise RuntimeError("cudaMallocAsync does not yet support snapshot")
+
+    gpus.setattr(torch.cuda, "get_allocator_backend", lambda: "cudaMallocAsync")
+    gpus.setattr(torch.cuda, "memory_snapshot", refused)
+    assert available_memory(torch.device("cuda:1")) == 20 * GIB
+
+
+@pytest.mark.needs_cuda
+def test_freed_memory_of_a_gpu_is_still_available() -> None:
+    device = torch.device("cuda:0")
+    before = available_memory(device)
+    block = torch.empty(GIB, dtype=torch.uint8, device=device)
+    assert available_memory(device) < before - GIB / 2
+    del block
+    assert available_memory(device) > before - GIB / 2
