@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from hatvid.engine.runtime import Event, Recording, Runtime, Stream
@@ -39,10 +40,17 @@ class Landed[T]:
 class _Slot:
     """The buffers of one frame on its way, on both sides."""
 
-    def __init__(self, runtime: Runtime, like: Recording, *, download: bool) -> None:
+    def __init__(
+        self, runtime: Runtime, like: Recording, upload: Stream, *, download: bool
+    ) -> None:
         self.host_inputs = tuple(runtime.staging(tensor) for tensor in like.inputs)
-        self.inputs = tuple(tensor.clone() for tensor in like.inputs)
-        self.outputs = tuple(tensor.clone() for tensor in like.outputs)
+        # Allocated, not cloned, and on the stream that writes first: work of another stream
+        # is not ordered before the first upload, neither a clone's copy nor what is still
+        # running there on memory that the allocator hands out again. Every row is written
+        # before it is read.
+        with runtime.on(upload):
+            self.inputs = tuple(torch.empty_like(tensor) for tensor in like.inputs)
+            self.outputs = tuple(torch.empty_like(tensor) for tensor in like.outputs)
         host = tuple(runtime.staging(tensor) for tensor in like.outputs) if download else None
         self.host_outputs = host
         self.uploaded, self.computed = runtime.event(), runtime.event()
@@ -80,7 +88,7 @@ class Lanes[T]:
         self.depth = len(self._programs) + 2
         like = self._programs[0]
         self._free = deque(
-            _Slot(runtime, like, download=download) for _ in range(self.depth + held)
+            _Slot(runtime, like, self._upload, download=download) for _ in range(self.depth + held)
         )
         self._flying: deque[tuple[_Slot, T]] = deque()
         self._submitted = 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from cuda_double import CudaDouble, Event, Stream
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hatvid.engine.cudagraph import CudaRuntime
 from hatvid.engine.lanes import Lanes
@@ -105,6 +107,49 @@ def test_without_any_one_event_it_goes_wrong(which: int) -> None:
 
     with pytest.raises(AssertionError):
         run_all()
+
+
+class _LateDefaultStream(TorchDispatchMode):
+    """The default stream, behind with its work.
+
+    A clone is filled when the stream gets there, which may be after an upload; and memory
+    that is allocated on it may be what work before still writes to.
+    """
+
+    def __init__(self, double: CudaDouble) -> None:
+        super().__init__()
+        self.double, self.late = double, double.Stream()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self.double.current_stream().number == -1:
+            aten = torch.ops.aten
+            if func is aten.clone.default:
+                values = result.clone()
+                self.double.enqueue(self.late, "work", lambda: result.copy_(values))
+            if func is aten.empty_like.default:
+                self.double.enqueue(self.late, "work", lambda: result.fill_(77))
+        return result
+
+
+def test_buffers_belong_to_the_stream_that_fills_them() -> None:
+    """Not to the default stream, which nothing waits for: red with ``clone()``, and with
+    ``empty_like`` outside of the stream."""
+    for seed in SEEDS:
+        double = CudaDouble(seed)
+        runtime = CudaRuntime(CPU, double)
+        program = _record(runtime, 0.5)
+        with _LateDefaultStream(double):
+            lanes: Lanes[int] = Lanes(runtime, [program], held=0)
+        for number in (4, 5):
+            lanes.submit(_given(number), number)
+        for number in (4, 5):
+            landed = lanes.collect()
+            assert landed.outputs[0].eq(2 * number + 0.5).all()
+            assert landed.outputs[1].eq(number + 1).all()
+            assert landed.outputs[2].eq(7 * number).all()
 
 
 def test_calls_of_one_frame_in_their_order() -> None:
