@@ -8,7 +8,9 @@ inputs and outputs (PyTorch's notes on CUDA graphs, "CUDA semantics").
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import threading
+import weakref
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import torch
@@ -23,6 +25,62 @@ __all__ = ["CudaRuntime"]
 WARM_UPS = 3
 """Runs before capture: libraries choose their algorithms and allocate their workspaces
 in the first, and neither may happen while a graph is captured."""
+
+POOL = 32
+"""Streams that PyTorch has of one priority on one device (c10/cuda/CUDAStream.cpp): it hands
+them out in turn, so that the 33rd is the first again."""
+
+_CAPTURING = threading.RLock()
+"""Held while a graph is warmed up and captured: PyTorch allows one capture at a time in a
+process (torch/cuda/graphs.py), and the device cannot be waited for meanwhile."""
+
+
+class _CaptureStreams:
+    """Streams of one device to capture on, each with one graph that lives.
+
+    PyTorch gives each stream one cuBLAS workspace, whose address is captured. Two graphs of
+    one stream would write to the same workspace where they are replayed side by side; and a
+    graph that goes frees the workspace of its stream, which the other still writes to.
+
+    They are of high priority only because that pool is another than the one from which all
+    others draw: what a thread that decodes did on a stream that captures would be captured.
+    Streams of graphs that are gone are taken again, as workspaces are kept for each.
+    """
+
+    def __init__(self, cuda: Any, device: torch.device) -> None:
+        self._cuda, self._device = cuda, device
+        self._drawn: list[Stream] = []
+        self._free: list[Stream] = []
+
+    def take(self) -> Stream:
+        """One that no graph has.
+
+        Raises:
+            EngineError: there is none.
+        """
+        if self._free:
+            return self._free.pop()
+        for _ in range(POOL):
+            stream = self._cuda.Stream(self._device, priority=-1)
+            if stream not in self._drawn:
+                self._drawn.append(stream)
+                return stream
+        raise EngineError(
+            f"{len(self._drawn)} CUDA graphs are kept on {self._device}, and there is no stream "
+            "for another; close upscalers that are not used, or choose engine eager"
+        )
+
+    def give_back(self, graph: Any, stream: Stream) -> None:
+        """Free a graph, and then, as it takes its workspace with it, its stream."""
+        graph.reset()
+        self._free.append(stream)
+
+
+_streams: dict[tuple[Any, torch.device], _CaptureStreams] = {}
+
+
+def _streams_of(cuda: Any, device: torch.device) -> _CaptureStreams:
+    return _streams.setdefault((cuda, device), _CaptureStreams(cuda, device))
 
 
 class CudaRuntime:
@@ -44,7 +102,7 @@ class CudaRuntime:
 
     def record(self, function: Function, inputs: tuple[Tensor, ...]) -> Recording:
         """See :meth:`hatvid.engine.runtime.Runtime.record`."""
-        with self._cuda.device(self._device), torch.no_grad(), full_precision():
+        with _CAPTURING, self._cuda.device(self._device), torch.no_grad(), full_precision():
             return _Graph(self._cuda, self._device, function, inputs)
 
     def stream(self) -> Stream:
@@ -64,7 +122,13 @@ class CudaRuntime:
 
     def synchronize(self) -> None:
         """See :meth:`hatvid.engine.runtime.Runtime.synchronize`."""
-        self._cuda.synchronize(self._device)
+        with _CAPTURING:
+            self._cuda.synchronize(self._device)
+
+    def empty_cache(self) -> None:
+        """See :meth:`hatvid.engine.runtime.Runtime.empty_cache`."""
+        with _CAPTURING:
+            self._cuda.empty_cache()
 
     def staging(self, like: Tensor) -> Tensor:
         """Page-locked, so that copies run beside the host and beside kernels."""
@@ -78,23 +142,30 @@ class _Graph:
         self, cuda: Any, device: torch.device, function: Function, inputs: tuple[Tensor, ...]
     ) -> None:
         self.inputs = inputs
-        stream = cuda.Stream(device)
+        streams = _streams_of(cuda, device)
+        stream, graph = streams.take(), cuda.CUDAGraph()
         try:
+            # The graph that had this stream may still run, in its workspace.
+            cuda.synchronize(device)
             # On the stream that will capture: workspaces belong to streams.
             stream.wait_stream(cuda.current_stream(device))
             with cuda.stream(stream):
                 for _ in range(WARM_UPS):
                     function(*inputs)
             cuda.current_stream(device).wait_stream(stream)
-            self._graph = cuda.CUDAGraph()
             # Threads that decode and encode may allocate meanwhile; only what this one
             # does is captured, and only this one has to keep the rules.
-            with cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            with cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self.outputs = tuple(function(*inputs))
-        except RuntimeError as error:
+        except BaseException as error:
+            with suppress(RuntimeError):  # a capture that broke; what broke it is raised below
+                streams.give_back(graph, stream)
+            if not isinstance(error, RuntimeError):
+                raise
             first = str(error).strip().partition("\n")[0]
-            if ran_out(error):
-                cuda.empty_cache()
+            # Ending a capture that failed may fail in turn.
+            before = error.__context__
+            if ran_out(error) or (isinstance(before, RuntimeError) and ran_out(before)):
                 raise OutOfMemoryError(
                     f"memory ran out while the network was captured ({first}); "
                     "choose a smaller tile"
@@ -102,6 +173,8 @@ class _Graph:
             raise EngineError(
                 f"the network cannot be captured ({first}); choose engine eager"
             ) from error
+        self._graph = graph
+        weakref.finalize(self, streams.give_back, graph, stream).atexit = False
 
     def replay(self) -> None:
         """See :meth:`hatvid.engine.runtime.Recording.replay`."""

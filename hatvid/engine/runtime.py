@@ -95,6 +95,10 @@ class Runtime(Protocol):
         """Wait until the device has done all that was asked of it."""
         ...
 
+    def empty_cache(self) -> None:
+        """Give memory that is kept for later, and that nothing uses, back to the device."""
+        ...
+
     def staging(self, like: Tensor) -> Tensor:
         """Host memory of the same shape and dtype, from which copying is fastest."""
         ...
@@ -138,6 +142,9 @@ class HostRuntime:
 
     def synchronize(self) -> None:
         """Everything is done already."""
+
+    def empty_cache(self) -> None:
+        """Nothing is kept."""
 
     def staging(self, like: Tensor) -> Tensor:
         """Ordinary memory."""

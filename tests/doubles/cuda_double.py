@@ -12,7 +12,7 @@ Beside it a clock runs: ``cost`` tells how long what takes, and events know when
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -70,6 +70,10 @@ class CUDAGraph:
         self.cuda = cuda
         self.operators: list[Work] = []
         self.ended = False
+
+    def reset(self) -> None:
+        self.cuda.calls.append(("reset",))
+        self.operators.clear()
 
     def replay(self) -> None:
         assert self.ended, "replayed before its capture ended"
@@ -136,10 +140,13 @@ class CudaDouble:
 
     Args:
         seed: of the order in which streams get on.
+        pool: how many streams of each priority there are; they are handed out in turn.
         cost: how long a kind of work takes on a stream.
     """
 
-    def __init__(self, seed: int = 0, cost: Cost = lambda kind, stream: 0.0) -> None:
+    def __init__(
+        self, seed: int = 0, cost: Cost = lambda kind, stream: 0.0, pool: int = 32
+    ) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.streams: list[Stream] = []
         self.now = 0.0
@@ -148,15 +155,22 @@ class CudaDouble:
         self._default = Stream(self, -1)
         self._current = self._default
         self._capturing = False
+        self._pools: defaultdict[int, deque[Stream]] = defaultdict(deque)
+        self._pool_size = pool
 
     # The names of torch.cuda.
 
     def is_available(self) -> bool:
         return False
 
-    def Stream(self, device: object = None) -> Stream:
-        self.streams.append(Stream(self, len(self.streams)))
-        return self.streams[-1]
+    def Stream(self, device: object = None, priority: int = 0) -> Stream:
+        pool = self._pools[priority]
+        if len(pool) == self._pool_size:
+            pool.rotate(-1)
+        else:
+            self.streams.append(Stream(self, len(self.streams)))
+            pool.append(self.streams[-1])
+        return pool[-1]
 
     def Event(self, *, blocking: bool = False) -> Event:
         return Event(self)
@@ -213,9 +227,14 @@ class CudaDouble:
 
     @property
     def _warming(self) -> set[int]:
-        """Streams made for a capture that has not come yet: waited for the default stream."""
-        waited = {call[1] for call in self.calls if call[0] == "wait_stream" and call[2] == -1}
-        return waited - {call[1] for call in self.calls if call[0] == "capture"}
+        """Streams that are to capture and have not yet: they waited for the default stream."""
+        warming: set[int] = set()
+        for call in self.calls:
+            if call[0] == "wait_stream" and call[2] == -1:
+                warming.add(call[1])
+            if call[0] == "capture":
+                warming.discard(call[1])
+        return warming
 
     def work(self, kind: str, run: Work) -> None:
         """Something for the current stream to do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,12 @@ import torch
 from cuda_double import CudaDouble
 from torch import Tensor, nn
 
-from hatvid.engine import TileSpec
-from hatvid.engine.cudagraph import CudaRuntime
+from hatvid.engine import TileSpec, cudagraph
+from hatvid.engine.cudagraph import WARM_UPS, CudaRuntime
 from hatvid.engine.eager import EagerEngine
 from hatvid.engine.recorded import RecordedEngine
 from hatvid.engine.replay import Replay
-from hatvid.engine.runtime import HostRuntime, Runtime
+from hatvid.engine.runtime import HostRuntime, Recording, Runtime
 from hatvid.errors import EngineError, OutOfMemoryError
 from hatvid.model.forms import Forms
 from hatvid.model.hat import HAT, HATConfig
@@ -261,6 +262,134 @@ def test_order_of_warm_up_capture_and_replay(
     double.calls.clear()
     engine.run(tiles)
     assert double.calls == [("replay", -1)]
+
+
+class _Watched:
+    """A lock that tells when somebody comes to it."""
+
+    def __init__(self, came: threading.Event) -> None:
+        self.lock, self.came = threading.RLock(), came
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(blocking=False):
+            self.came.set()
+            self.lock.acquire()
+
+    def __exit__(self, *reason: object) -> None:
+        self.lock.release()
+
+
+@pytest.mark.parametrize("runs", [1, WARM_UPS + 1], ids=["warming up", "capturing"])
+def test_one_capture_at_a_time(
+    double: CudaDouble, monkeypatch: pytest.MonkeyPatch, runs: int
+) -> None:
+    """Whoever else would capture waits, and so does who waits for the device."""
+    came = threading.Event()
+    monkeypatch.setattr(cudagraph, "_CAPTURING", _Watched(came))
+    runtime = CudaRuntime(CPU, double)
+    inside: list[str] = []
+    at_once: list[list[str]] = []
+
+    def one(x: Tensor) -> tuple[Tensor, ...]:
+        inside.append("one")
+        if inside.count("one") == runs:
+            thread.start()
+            came.wait()  # until the other waits for the lock, or is inside as well
+            at_once.append(list(inside))
+        return (x + 1,)
+
+    def other(x: Tensor) -> tuple[Tensor, ...]:
+        inside.append("other")
+        came.set()
+        return (x + 2,)
+
+    thread = threading.Thread(target=lambda: runtime.record(other, (torch.zeros(1),)))
+    runtime.record(one, (torch.zeros(1),))
+    thread.join()
+    assert at_once == [["one"] * runs]
+    assert inside == ["one"] * (WARM_UPS + 1) + ["other"] * (WARM_UPS + 1)
+
+
+@pytest.mark.parametrize("ask", ["synchronize", "empty_cache"])
+def test_the_device_is_left_alone_while_a_graph_is_captured(
+    double: CudaDouble, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    came = threading.Event()
+    monkeypatch.setattr(cudagraph, "_CAPTURING", _Watched(came))
+    asked: list[str] = []
+
+    def answer(device: object = None) -> None:
+        asked.append(threading.current_thread().name)
+        came.set()
+
+    runtime = CudaRuntime(CPU, double)
+    thread = threading.Thread(target=getattr(runtime, ask), name="asks")
+    runs: list[list[str]] = []
+
+    def function(x: Tensor) -> tuple[Tensor, ...]:
+        if not runs:
+            monkeypatch.setattr(double, ask, answer)
+            thread.start()
+            came.wait()
+        runs.append([name for name in asked if name == "asks"])
+        return (x + 1,)
+
+    runtime.record(function, (torch.zeros(1),))
+    thread.join()
+    assert runs == [[]] * (WARM_UPS + 1)
+    assert asked[-1] == "asks"
+
+
+def _captured_on(double: CudaDouble) -> list[int]:
+    return [call[1] for call in double.calls if call[0] == "capture"]
+
+
+def test_no_two_graphs_that_live_have_one_stream() -> None:
+    """A stream's cuBLAS workspace is captured with the graph, and goes with it."""
+    double = CudaDouble(pool=3)
+    runtime = CudaRuntime(CPU, double)
+
+    def record() -> Recording:
+        return runtime.record(lambda x: (x + 1,), (torch.zeros(1),))
+
+    for _ in range(5):
+        record()  # none lives when the next comes: they take turns on one stream
+    assert set(_captured_on(double)) == {0}
+    assert double.calls.count(("reset",)) == 5
+    kept = [record() for _ in range(3)]
+    assert sorted(_captured_on(double)[5:]) == [0, 1, 2]
+    with pytest.raises(EngineError, match="close upscalers that are not used"):
+        record()
+    del kept[1]
+    kept.append(record())
+    assert _captured_on(double)[-1] == _captured_on(double)[6]
+
+
+def test_a_stream_is_free_only_when_its_graph_is_gone(double: CudaDouble) -> None:
+    """A graph that goes frees the workspaces of its stream, whoever has that by then."""
+    runtime = CudaRuntime(CPU, double)
+    first = runtime.record(lambda x: (x + 1,), (torch.zeros(1),))
+    graph = first._graph  # type: ignore[attr-defined]
+    seen: list[Recording] = []
+
+    def reset() -> None:
+        seen.append(runtime.record(lambda x: (x + 1,), (torch.zeros(1),)))
+
+    graph.reset = reset
+    del first
+    one, other = _captured_on(double)
+    assert one != other
+
+
+def test_other_streams_are_of_another_pool() -> None:
+    """Work that is given to a stream that captures would be captured."""
+    double = CudaDouble(pool=1)
+    runtime = CudaRuntime(CPU, double)
+    streams = [runtime.stream() for _ in range(3)]
+    recording = runtime.record(lambda x: (x + 1,), (torch.zeros(1),))
+    streams += [runtime.stream() for _ in range(3)]
+    assert recording.outputs
+    assert _captured_on(double)[0] not in {stream.number for stream in streams}
 
 
 @pytest.mark.needs_cuda
