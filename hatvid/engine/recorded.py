@@ -73,9 +73,13 @@ class RecordedEngine:
             try:
                 with self._settings():
                     self._recording = runtime.record(function, (tiles,))
-            except OutOfMemoryError:
+            except OutOfMemoryError as error:
+                failed = str(error)
+            if self._recording is None:
+                # Outside of the except clause: the error's traceback keeps the maps alive.
+                runtime.empty_cache()
                 if not (isinstance(ready, Shrinkable) and ready.shrink()):
-                    raise
+                    raise OutOfMemoryError(failed)
         # What a recording reads of it must live as long as the recording does.
         self._module: nn.Module | None = ready
 

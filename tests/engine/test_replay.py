@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -197,6 +199,73 @@ def test_memory_that_runs_out_makes_pieces_smaller(
     engine = RecordedEngine(_Hungry(net, 2), spec, runtime=runtime, name="replay")
     with torch.no_grad():
         assert torch.equal(engine.run(tiles), net(tiles))
+
+
+class _LeavesAMap(_Hungry):
+    """Makes a large tensor before memory runs out, and looks whether it is gone."""
+
+    def __init__(self, net: nn.Module, maps: list[weakref.ref[Tensor]]) -> None:
+        super().__init__(net, 1)
+        self.maps = maps
+        self.alive: list[object] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _LeavesAMap:
+        return self
+
+    def shrink(self) -> bool:
+        self.alive += [made() for made in self.maps]
+        return super().shrink()
+
+    def forward(self, x: Tensor) -> Tensor:
+        feature_map = x.repeat(1, 8, 1, 1)
+        if self.refusals:
+            self.maps.append(weakref.ref(feature_map))
+        return super().forward(x)
+
+
+def test_maps_of_what_failed_are_gone_before_the_next_try(
+    double: CudaDouble, net: nn.Module, spec: TileSpec, tiles: Tensor
+) -> None:
+    """And PyTorch has given them back by then; the same stream is used again, whose
+    workspaces are there."""
+    maps: list[weakref.ref[Tensor]] = []
+    module = _LeavesAMap(net, maps)
+    runtime = CudaRuntime(CPU, double)
+    engine = RecordedEngine(module, spec, runtime=runtime, name="cudagraph")
+    assert len(maps) == 1
+    assert module.alive == [None]
+    with torch.no_grad():
+        assert torch.equal(engine.run(tiles), net(tiles))
+    order = [call[0] for call in double.calls]
+    assert order.index("empty_cache") < order.index("capture")
+    warmed = [call[1] for call in double.calls if call[0] == "warm up on"]
+    assert warmed == [warmed[0]] * 2
+    assert _captured_on(double) == warmed[:1]
+
+
+def test_memory_that_runs_out_in_a_capture_breaks_its_end_too(
+    double: CudaDouble, net: nn.Module, spec: TileSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def graph(*given: object, **options: object) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error")
+
+    class Last(_Hungry):
+        def shrink(self) -> bool:
+            return False
+
+        def forward(self, x: Tensor) -> Tensor:
+            runs.append(0)
+            self.refusals = int(len(runs) > WARM_UPS)
+            return super().forward(x)
+
+    runs: list[int] = []
+    monkeypatch.setattr(double, "graph", graph)
+    with pytest.raises(OutOfMemoryError, match="choose a smaller tile"):
+        RecordedEngine(Last(net, 0), spec, runtime=CudaRuntime(CPU, double), name="cudagraph")
 
 
 def test_memory_that_is_not_there_is_said(runtime: Runtime, net: nn.Module, spec: TileSpec) -> None:
