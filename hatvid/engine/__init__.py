@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hatvid.engine.base import Engine, TileSpec
+from hatvid.engine.devices import ON_CUDA, resolve_device
 from hatvid.engine.runtime import HostRuntime, Runtime
 from hatvid.errors import OptionError
 from hatvid.options import EngineOptions
@@ -31,8 +32,6 @@ COMPILERS = ("openvino", "tensorrt")
 """Engines that take the network as a whole, and not in chunks."""
 
 RECORDING = ("cudagraph", "replay")
-ON_CUDA = ("cudagraph", "tensorrt")
-"""Engines that run on an NVIDIA GPU and nowhere else."""
 
 SIDE_BY_SIDE = 2
 """Tiles that OpenVINO is given at once if that is left to us: measured on two cores, where
@@ -92,8 +91,9 @@ def resolve_engine(options: EngineOptions) -> ResolvedEngine:
 
     Raises:
         OptionError: the choices do not fit each other or this machine.
+        EngineError: a GPU is there, but its driver or PyTorch does not run it.
     """
-    device = _resolve_device(options)
+    device = resolve_device(options)
     engine, asked = options.engine, options.precision
     if engine == "auto" and device.type == "cuda":
         engine = "cudagraph"
@@ -217,35 +217,6 @@ def build_runtime(resolved: ResolvedEngine) -> Runtime | None:
     from hatvid.engine.cudagraph import CudaRuntime
 
     return CudaRuntime(resolved.device)
-
-
-def _resolve_device(options: EngineOptions) -> torch.device:
-    name = options.device
-    if name.startswith("cuda"):
-        if options.engine in ("openvino", "replay"):
-            raise OptionError(
-                f"engine {options.engine} does not run on CUDA; choose engine cudagraph, "
-                "or device cpu"
-            )
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if count == 0:
-            raise OptionError("no CUDA device can be used here; choose device cpu")
-        device = torch.device("cuda:0" if name == "cuda" else name)
-        if (device.index or 0) >= count:
-            raise OptionError(f"device {name} is not there; the last one is cuda:{count - 1}")
-        return device
-    if options.engine in ON_CUDA and (name == "cpu" or not torch.cuda.is_available()):
-        raise OptionError(
-            f"engine {options.engine} runs on an NVIDIA GPU, and there is none here or the CPU "
-            "was asked for; choose engine auto"
-        )
-    if (
-        name == "auto"
-        and options.engine not in ("openvino", "replay")
-        and torch.cuda.is_available()
-    ):
-        return torch.device("cuda:0")
-    return torch.device("cpu")
 
 
 def _openvino_runs() -> bool:

@@ -22,6 +22,8 @@ from torch.utils._pytree import tree_leaves
 
 from hatvid.engine.base import TileSpec
 from hatvid.engine.prepare import prepared
+from hatvid.engine.settings import ran_out
+from hatvid.errors import EngineError, OutOfMemoryError
 
 __all__ = [
     "ENGINE_FACTORS",
@@ -160,9 +162,24 @@ def available_memory(device: torch.device, *, root: Path = Path("/")) -> int:
     Args:
         device: ``cpu``, ``cuda`` (the current one) or ``cuda:N``.
         root: of the file tree in which the control group's limits are looked up.
+
+    Raises:
+        OutOfMemoryError: the GPU has not even the memory to be asked.
+        EngineError: the GPU does not answer.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) + _cached_blocks(device)
+        try:
+            return int(torch.cuda.mem_get_info(device)[0]) + _cached_blocks(device)
+        except RuntimeError as error:  # the first call that needs memory of the GPU itself
+            first = str(error).strip().partition("\n")[0]
+            if ran_out(error):
+                raise OutOfMemoryError(
+                    f"{device} has no memory left ({first}); end what fills it, or choose another "
+                    "device, or device cpu"
+                ) from error
+            raise EngineError(
+                f"{device} cannot be used ({first}); choose another device, or device cpu"
+            ) from error
     free = int(psutil.virtual_memory().available)
     limits = [left for folder in _cgroups(root) if (left := _cgroup_left(folder)) is not None]
     return max(min([free, *limits]), 0)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hatvid.engine.base import TileSpec
-from hatvid.errors import EngineError
+from hatvid.engine.settings import ran_out
+from hatvid.errors import EngineError, OutOfMemoryError
 
 __all__ = ["Preparable", "Shrinkable", "check_input", "check_output", "prepared"]
 
@@ -50,6 +51,7 @@ def prepared(module: nn.Module, spec: TileSpec, precision: str = "fp32") -> nn.M
 
     Raises:
         EngineError: a parameter is of another dtype.
+        OutOfMemoryError: the device does not hold the weights.
     """
     parameters = list(module.parameters())
     allowed = {spec.dtype, DTYPES[precision]} if precision != "fp32" else {spec.dtype}
@@ -61,10 +63,19 @@ def prepared(module: nn.Module, spec: TileSpec, precision: str = "fp32") -> nn.M
             )
     here = all(_same_device(parameter.device, spec.device) for parameter in parameters)
     shared: dict[int, object] = {id(p): p for p in parameters} if here else {}
-    ready = copy.deepcopy(module, shared).to(spec.device).eval()
-    if isinstance(ready, Preparable):
-        with torch.no_grad():
-            ready.prepare(spec.height, spec.width)
+    try:
+        ready = copy.deepcopy(module, shared).to(spec.device).eval()
+        if isinstance(ready, Preparable):
+            with torch.no_grad():
+                ready.prepare(spec.height, spec.width)
+    except RuntimeError as error:
+        if not ran_out(error):
+            raise
+        first = str(error).strip().partition("\n")[0]
+        raise OutOfMemoryError(
+            f"memory of {spec.device} ran out for the network itself ({first}); choose a smaller "
+            "tile, a smaller model, or another device"
+        ) from error
     return ready
 
 

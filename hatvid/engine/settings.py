@@ -16,7 +16,7 @@ def ran_out(error: RuntimeError) -> bool:
     """Whether an error of PyTorch's says that there was no memory left."""
     first = str(error).strip().partition("\n")[0]
     return isinstance(error, torch.OutOfMemoryError) or bool(
-        re.search("not enough memory|allocate memory", first)
+        re.search("not enough memory|allocate memory|out of memory|STATUS_ALLOC_FAILED", first)
     )
 
 

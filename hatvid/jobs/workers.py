@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from hatvid.engine.devices import gpu_count
 from hatvid.errors import EngineError, HatvidError
 from hatvid.jobs.account import Account
 from hatvid.jobs.crew import Advanced, Finished, stays_on
@@ -116,7 +117,7 @@ def devices_for(workers: int | tuple[str, ...]) -> tuple[str, ...]:
     """
     if isinstance(workers, tuple):
         return workers
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = gpu_count()
     count = workers or max(1, gpus)
     return tuple(f"cuda:{number % gpus}" if gpus else "cpu" for number in range(count))
 

@@ -29,6 +29,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def two_gpus(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.cuda, "is_available", lambda: True)
     machine.setattr(torch.cuda, "device_count", lambda: 2)
+    machine.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    machine.setattr(torch.cuda, "get_device_name", lambda device: "H200")
+    machine.setattr(torch.cuda, "get_arch_list", lambda: ["sm_80", "sm_90"])
 
 
 def _resolve(
