@@ -13,13 +13,16 @@ from torch import Tensor, nn
 from hatvid.engine import Engine, TileSpec
 from hatvid.engine.eager import EagerEngine
 from hatvid.engine.fidelity import compare
+from hatvid.engine.prepare import prepared
 from hatvid.engine.tensorrt import TensorRTEngine
+from hatvid.engine.tensorrt_graph import exported
 from hatvid.errors import EngineError
 from hatvid.model.calibration import calibration_picture
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.model.padded import pad_channels
 from hatvid.model.precision import lower_precision, plan_rescale
 from hatvid.model.tail import collapse_tail
+from hatvid.tiling import TilePlan
 
 DOUBLE = runpy.run_path(str(Path(__file__).with_name("tensorrt_double.py")))
 
@@ -80,6 +83,35 @@ def test_result_is_that_of_the_module(
     assert (output.dtype, output.device.type) == (there.dtype, there.device.type)
     exact = EagerEngine(net, there).run(batch)
     assert compare(exact, output).snr >= LEAST_SNR["fp32"]
+
+
+def test_frames_are_padded_to_whole_windows_before_they_reach_tensorrt(
+    build: Build, device: torch.device
+) -> None:
+    """HAT of 1080 lines is 67.5 windows. The padding is the tile plan's: were it the
+    network's own, the exported graph would gather rows and columns by an index."""
+    torch.manual_seed(1)
+    config = HATConfig(
+        embed_dim=12, depths=(1,), num_heads=(2,), squeeze_factor=6, num_feat=8, upscale=2
+    )
+    network = HAT(config).eval().requires_grad_(False)
+    for height, width, padded in ((1080, 1920, (1088, 1920)), (24, 40, (32, 48))):
+        plan = TilePlan.make(height, width, tile=0, overlap=0)
+        assert (plan.tile_height, plan.tile_width) == padded
+        spec = TileSpec(
+            batch=1, height=plan.tile_height, width=plan.tile_width, scale=2, device=device
+        )
+        prepared_network = prepared(network, spec)
+        assert prepared_network.pad_rows is None
+        assert prepared_network.pad_columns is None
+    frame = torch.rand(1, 3, height, width, device=device)
+    program = exported(prepared_network, plan.extract(frame))
+    assert not {"pad_rows", "pad_columns"} & {*program.graph_signature.buffers}
+    with torch.no_grad():
+        alone = network.to(device)(frame)
+    engine = build(network, spec)
+    output = engine.run(plan.extract(frame))[..., : 2 * height, : 2 * width]
+    assert compare(alone, output).snr >= LEAST_SNR["fp32"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
