@@ -200,7 +200,7 @@ def _cached_blocks(device: torch.device) -> int:
     # free either: hence active, which counts it.
     return sum(
         segment["total_size"] - segment["active_size"]
-        for segment in torch.cuda.memory_snapshot()
+        for segment in torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
         if segment["device"] == index and tuple(segment["segment_pool_id"]) == _DEFAULT_POOL
     )
 
