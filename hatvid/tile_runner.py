@@ -28,7 +28,7 @@ from hatvid.engine.sentinel import suspects
 from hatvid.errors import EngineError, OptionError
 from hatvid.model.forms import Forms
 from hatvid.options import Precision, ReuseOptions
-from hatvid.reuse import Near, Result, TileReuse
+from hatvid.reuse import Result, TileReuse
 from hatvid.tile_cache import Identity, TileCache
 
 __all__ = ["EngineFactory", "TileRunner"]
@@ -155,7 +155,6 @@ class TileRunner:
         *,
         frame: int,
         chunked: bool = False,
-        near: Near | None = None,
     ) -> Iterator[Result]:
         """Run any number of tiles; those that were run before take their results.
 
@@ -163,7 +162,6 @@ class TileRunner:
             tiles: (n, C, H, W).
             frame: how many of them a frame has.
             chunked: each is a whole frame, run in chunks.
-            near: take also results of tiles that are only near.
 
         Returns:
             One for each tile, in order; take each before asking for the next.
@@ -191,7 +189,7 @@ class TileRunner:
             self._before.cache.serve(frame * spec.tile_bytes, self._free_memory)
         identity = self.identity(spec, chunked=chunked)
         yield from self._before.results(
-            tiles, identity, run, allowed=lambda: self.reuses(spec, chunked=chunked), near=near
+            tiles, identity, run, allowed=lambda: self.reuses(spec, chunked=chunked)
         )
 
     def identity(self, spec: TileSpec, *, chunked: bool = False) -> Identity:
@@ -220,8 +218,8 @@ class TileRunner:
         Raises:
             EngineError: the engine cannot be built, or failed.
         """
-        if self._reuse.mode != "auto":
-            return self._reuse.mode == "on"
+        if self._reuse.mode == "off":
+            return False
         if self.resolved(chunked=chunked).tentative:
             self.warm_up(spec, probe(spec), chunked=chunked)
         identity = self.identity(spec, chunked=chunked)
@@ -236,8 +234,8 @@ class TileRunner:
         self, spec: TileSpec, *, chunked: bool = False
     ) -> Literal["off", "on", "untried", "refused"]:
         """What :meth:`reuses` says, without trying."""
-        if self._reuse.mode != "auto":
-            return self._reuse.mode
+        if self._reuse.mode == "off":
+            return "off"
         known = self._repeatable.get(self.identity(spec, chunked=chunked))
         return "untried" if known is None else "on" if known else "refused"
 

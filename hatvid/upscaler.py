@@ -31,7 +31,7 @@ from hatvid.options import (
     TileOptions,
 )
 from hatvid.resampling import resample
-from hatvid.reuse import Near, Reused
+from hatvid.reuse import Reused
 from hatvid.tile_runner import EngineFactory, TileRunner
 from hatvid.tiling import Canvas
 
@@ -152,7 +152,6 @@ class Upscaler:
         streams: int | Literal["auto"] = 1,
         compiled: bool = False,
         reuse: ReuseMode = "auto",
-        reuse_tolerance: int = 0,
         reuse_memory: int | None = None,
     ) -> Self:
         """Load a network and choose how to run it.
@@ -166,7 +165,7 @@ class Upscaler:
                 :class:`~hatvid.options.EngineOptions`; ``streams="auto"`` is for callers who
                 give several frames at once.
             tile, overlap, batch: see :class:`~hatvid.options.TileOptions`.
-            reuse, reuse_tolerance, reuse_memory: see :class:`~hatvid.options.ReuseOptions`.
+            reuse, reuse_memory: see :class:`~hatvid.options.ReuseOptions`.
 
         Raises:
             OptionError: an option is wrong or does not fit the others.
@@ -182,7 +181,7 @@ class Upscaler:
             compiled=compiled,
         )
         tile_options = TileOptions(tile=tile, overlap=overlap, batch=batch)
-        reuse_options = ReuseOptions(mode=reuse, tolerance=reuse_tolerance, memory=reuse_memory)
+        reuse_options = ReuseOptions(mode=reuse, memory=reuse_memory)
         model = load_model(wanted := fspath(name_or_path), scale)
         return cls(
             model,
@@ -206,7 +205,6 @@ class Upscaler:
         *,
         mended: Callable[[MendedTile], None] | None = None,
         reused: Callable[[Reused], None] | None = None,
-        step: float | None = None,
     ) -> Tensor:
         """Upscale frames.
 
@@ -214,8 +212,6 @@ class Upscaler:
             frames: (N, 3, H, W) RGB in [0, 1], any floating dtype, on any device.
             mended: told of each tile that was computed again in fp32.
             reused: told how many tiles did not have to be computed.
-            step: what one code of the source is in ``frames``, for a reuse tolerance:
-                1 / 255 for 8 bits. Without it there is none.
 
         Returns:
             (N, 3, sH, sW) float32 on :attr:`device`, not clamped: as the network
@@ -233,23 +229,19 @@ class Upscaler:
             plan = self._planner.plan(height, width)
             canvas = Canvas(plan.tiles, len(frames), scale=self.network_scale, device=self.device)
             tiles = plan.tiles.extract(frames) if len(frames) else frames[:0]
-            near = None
-            if step is not None and self.reuse.tolerance:
-                near = Near(self.reuse.tolerance * step, lambda tile: plan.tiles.place(tile)[1:])
             results = self._runner.results(
-                self._spec(plan), tiles, frame=plan.tiles.count, chunked=plan.chunked, near=near
+                self._spec(plan), tiles, frame=plan.tiles.count, chunked=plan.chunked
             )
-            hits = approximate = 0
+            hits = 0
             for number, result in enumerate(results):
                 canvas.extend((result.larger,))
                 hits += result.taken
-                approximate += result.approximate
                 if result.mended:
                     tile = plan.tiles.place(number)
                     _log.info("%s ran out of range and was computed in fp32", tile)
                     if mended is not None:
                         mended(MendedTile(*tile, plan.tiles.tile_height, plan.tiles.tile_width))
-            counted = Reused(tiles=len(tiles), hits=hits, approximate=approximate)
+            counted = Reused(tiles=len(tiles), hits=hits)
             self.reused += counted
             if reused is not None:
                 reused(counted)

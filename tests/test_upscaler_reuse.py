@@ -86,7 +86,7 @@ def test_frames_are_the_same_bit_for_bit(
     expected, nothing = enlarged(OFF)
     found, reused = enlarged(ReuseOptions())
     assert torch.equal(found.view(torch.int32), expected.view(torch.int32))
-    assert (nothing.hits, reused.approximate) == (0, 0)
+    assert nothing.hits == 0
     assert nothing.tiles == reused.tiles
     if tile == 0:
         assert reused.hits == _shown_again(batch, together)
@@ -190,8 +190,7 @@ def test_an_engine_that_gives_other_bits_reuses_nothing() -> None:
             return up.reused, up.describe(HEIGHT, WIDTH).reuse, up.reuses(HEIGHT, WIDTH)
 
     assert run(ReuseOptions()) == (Reused(tiles=26, hits=0), "refused", False)
-    forced, said, reuses = run(ReuseOptions(mode="on"))
-    assert (forced.hits, said, reuses) == (16, "on", True)
+    assert run(ReuseOptions(mode="on")) == (Reused(tiles=26, hits=0), "refused", False)
     assert run(OFF) == (Reused(tiles=26), "off", False)
 
 
@@ -306,26 +305,6 @@ def test_a_tile_out_of_range_is_told_in_each_frame(monkeypatch: pytest.MonkeyPat
         assert up.reused == Reused(tiles=6, hits=2)
     assert [(tile.frame, tile.left) for tile in told] == [(0, 32), (1, 32), (2, 32)]
     assert torch.equal(result, frames.repeat_interleave(2, 2).repeat_interleave(2, 3))
-
-
-def _flat(code: int) -> Tensor:
-    return torch.full((1, 3, 32, 32), code / 255)
-
-
-@pytest.mark.parametrize(
-    ("step", "tolerance", "approximate"), [(1 / 255, 2, 2), (None, 2, 0), (1 / 255, 0, 0)]
-)
-def test_a_tolerance_is_in_steps_of_the_source(
-    step: float | None, tolerance: int, approximate: int
-) -> None:
-    reuse = ReuseOptions(tolerance=tolerance)
-    counted: list[Reused] = []
-    with Upscaler(Small(), scale=2, engine_options=EAGER, reuse=reuse) as up:
-        results = [up(_flat(100 + n), step=step, reused=counted.append) for n in range(4)]
-        assert up.reused == sum(counted, Reused())
-    assert up.reused == Reused(tiles=4, hits=0, approximate=approximate)
-    same = [torch.equal(results[0], other) for other in results]
-    assert same == [True, approximate > 0, approximate > 0, False]
 
 
 def test_shrinking_forgets() -> None:

@@ -29,7 +29,6 @@ from hatvid.reuse import Reused
 from hatvid.upscaler import Description, MendedTile, Upscaler
 from hatvid.video.color import (
     alpha_to_rgb,
-    luma_step,
     planes_to_rgb,
     rgb_to_alpha,
     rgb_to_planes,
@@ -72,9 +71,7 @@ def way_for(
     runtime = upscaler.runtime(source.info.height, source.info.width)
     if runtime is not None:
         return InFlight(runtime, straight, frames=frames, download=download)
-    # With a tolerance, what became of the frame before may be an approximation: it is told
-    # from what was computed tile by tile.
-    if upscaler.reuse.mode != "off" and not upscaler.reuse.tolerance and facts.alone:
+    if upscaler.reuse.mode != "off" and facts.alone:
         return Holding(straight, frames=frames, allowed=straight.reuses)
     return straight
 
@@ -110,10 +107,6 @@ class Straight:
         """See :class:`~hatvid.jobs.way.Way`."""
         return iter(())
 
-    def forget(self) -> None:
-        """See :class:`~hatvid.jobs.way.Way`."""
-        self.upscaler.forget()
-
     def close(self) -> None:
         """See :class:`~hatvid.jobs.way.Way`; nothing runs between two batches."""
 
@@ -128,12 +121,10 @@ class Straight:
         mended: list[MendedTile] = []
         reused: list[Reused] = []
 
-        def upscaled(rgb: Tensor, step: float | None) -> Tensor:
-            larger = self.upscaler(rgb, mended=mended.append, reused=reused.append, step=step)
-            return self.sized(larger)
+        def upscaled(rgb: Tensor) -> Tensor:
+            return self.sized(self.upscaler(rgb, mended=mended.append, reused=reused.append))
 
-        step = luma_step(self.layout, self.plan.tags_in)
-        rgb = upscaled(planes_to_rgb(planes, self.layout, self.plan.tags_in), step)
+        rgb = upscaled(planes_to_rgb(planes, self.layout, self.plan.tags_in))
         # One pass, which isfinite() is not; what is no number is the least and the most.
         if not torch.stack(rgb.aminmax()).isfinite().all():
             at = float(self.source.info.seconds(batch.times[0].pts))
@@ -143,9 +134,8 @@ class Straight:
             )
         alpha = None
         if self.through_alpha:
-            # Beside the colours, through the same network, as a gray picture. A tolerance
-            # is for colours: what lies at a place of theirs is never taken for opacity.
-            alpha = upscaled(alpha_to_rgb(planes, self.layout), None)
+            # After the colours, through the same network, as a gray picture.
+            alpha = upscaled(alpha_to_rgb(planes, self.layout))
         larger = tuple(plane.cpu() for plane in self.coded(rgb, alpha))
         return Larger(larger, mended, sum(reused, Reused()))
 
@@ -257,11 +247,6 @@ class InFlight:
             yield from self._ready()
             yield self._landed()
         yield from self._ready()
-
-    def forget(self) -> None:
-        """See :class:`~hatvid.jobs.way.Way`."""
-        self._held.forget()
-        self._straight.forget()
 
     def close(self) -> None:
         """See :class:`~hatvid.jobs.way.Way`."""
