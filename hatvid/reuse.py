@@ -1,7 +1,7 @@
 """Tiles that were computed before are not computed again.
 
 Two tiles share a result only where every bit of what goes in is the same, and everything
-that the result depends on beside it (:class:`~hatvid.tile_cache.Identity`). A checksum only
+that the result depends on besides (:class:`~hatvid.tile_cache.Identity`). A checksum only
 finds candidates; the bytes decide.
 
 Bits may also depend on a tile's slot in its batch: where vectors of the CPU do not fit the
@@ -26,7 +26,6 @@ from torch import Tensor
 from hatvid.tile_cache import Identity, TileCache, same_bits
 
 __all__ = [
-    "Near",
     "Result",
     "Reused",
     "TileReuse",
@@ -42,20 +41,13 @@ class Reused:
     hits: int = 0
     """Those of the same bytes as one before."""
 
-    approximate: int = 0
-    """Those only near enough to one before, as a tolerance was asked for."""
-
     @property
     def share(self) -> float:
         """Of the tiles, those that took a result, from 0 to 1."""
-        return (self.hits + self.approximate) / self.tiles if self.tiles else 0.0
+        return self.hits / self.tiles if self.tiles else 0.0
 
     def __add__(self, other: Reused) -> Reused:
-        return Reused(
-            tiles=self.tiles + other.tiles,
-            hits=self.hits + other.hits,
-            approximate=self.approximate + other.approximate,
-        )
+        return Reused(tiles=self.tiles + other.tiles, hits=self.hits + other.hits)
 
 
 @dataclass(frozen=True)
@@ -71,9 +63,6 @@ class Result:
     taken: bool = False
     """From another tile of the same bytes."""
 
-    approximate: bool = False
-    """From another tile that is near."""
-
 
 Run = Callable[[Tensor], tuple[Tensor, list[int]]]
 """A full batch (N, C, H, W) -> (N, C, sH, sW), valid until the next call, and the slots of
@@ -86,19 +75,7 @@ class _Miss:
 
     tile: Tensor
     digest: Hashable
-    place: Hashable
     result: Result | None = None
-
-
-@dataclass(frozen=True)
-class Near:
-    """How near a tile must be to take the result of the one shown at its place before."""
-
-    distance: float
-    """That no sample may differ by more than."""
-
-    place: Callable[[int], Hashable]
-    """Where tile number n lies in its frame."""
 
 
 class TileReuse:
@@ -125,7 +102,6 @@ class TileReuse:
         run: Run,
         *,
         allowed: Callable[[], bool],
-        near: Near | None = None,
     ) -> Iterator[Result]:
         """One for each tile, in order; take each before asking for the next.
 
@@ -135,25 +111,21 @@ class TileReuse:
             run: computes a batch.
             allowed: asked each time a result could be taken; where the answer is no, the
                 tile is computed.
-            near: take also what is only near.
         """
         waiting: deque[_Miss | Result] = deque()
         misses: dict[int, _Miss] = {}
         batch = identity.shape[0]
         for number, tile in enumerate(tiles):
             digest = number % identity.slots, self._digest(tile)
-            place = None if near is None else near.place(number)
-            found = self._found(identity, tile, digest, place, misses.values(), near)
+            found = self._found(identity, tile, digest, misses.values())
             if found is None or not allowed():
-                found = _Miss(tile, digest, place)
+                found = _Miss(tile, digest)
                 slot = len(misses) if identity.slots == 1 else number % batch
                 if slot in misses:
                     self._compute(misses, identity, run)
                     yield from _drained(waiting)
                     misses = {}
                 misses[slot] = found
-            elif near is not None and not (isinstance(found, Result) and found.approximate):
-                self.cache.put_at(place, identity, digest)
             waiting.append(found)
             if len(misses) == batch:
                 self._compute(misses, identity, run)
@@ -169,21 +141,14 @@ class TileReuse:
         identity: Identity,
         tile: Tensor,
         digest: Hashable,
-        place: Hashable,
         misses: Iterable[_Miss],
-        near: Near | None,
     ) -> _Miss | Result | None:
         """A result, or a tile that waits and is the same."""
         for miss in misses:
             if miss.digest == digest and same_bits(miss.tile, tile):
                 return miss
         stored = self.cache.find(identity, digest, tile)
-        if stored is not None:
-            return Result(stored.larger, taken=True)
-        if near is None:
-            return None
-        stored = self.cache.near(identity, tile, place, near.distance)
-        return None if stored is None else Result(stored.larger, approximate=True)
+        return None if stored is None else Result(stored.larger, taken=True)
 
     def _compute(self, misses: Mapping[int, _Miss], identity: Identity, run: Run) -> None:
         # A slot that nobody waits for is filled with one of the others.
@@ -195,8 +160,6 @@ class TileReuse:
             miss.result = Result(larger[slot], mended=slot in again)
             if not miss.result.mended:
                 self.cache.add(identity, miss.digest, miss.tile, larger[slot])
-                if miss.place is not None:
-                    self.cache.put_at(miss.place, identity, miss.digest)
 
 
 def _drained(waiting: deque[_Miss | Result]) -> Iterator[Result]:

@@ -18,13 +18,9 @@ class ReuseOptions:
 
     mode: ReuseMode = "auto"
     """``auto``: a tile or frame of the same bytes takes the result of the one before, where
-    the engine gives the same bits for it whenever and beside whatever it comes; ``on``:
-    without trying that."""
-
-    tolerance: int = 0
-    """A tile may differ from the one computed last at its place by so many steps of the
-    source's codes in each sample of R, G and B, and still takes its result. That is an
-    approximation."""
+    the engine gives the same bits for it whenever and with whatever it comes. On a GPU only
+    whole frames do: each tile would have to travel to main memory to be looked up. ``on``:
+    tiles on a GPU as well."""
 
     memory: int | None = None
     """MiB that tiles and their results may take; None is for 16 frames, up to 1024 MiB or
@@ -33,10 +29,6 @@ class ReuseOptions:
     def __post_init__(self) -> None:
         if self.mode not in (modes := get_args(ReuseMode)):
             raise OptionError(f"reuse {self.mode!r} is not known; choose one of {', '.join(modes)}")
-        if self.tolerance < 0:
-            raise OptionError(f"reuse tolerance is {self.tolerance}; it must be 0 or more")
-        if self.tolerance and self.mode == "off":
-            raise OptionError("reuse is off; leave the reuse tolerance out")
         if self.memory is not None and self.memory < 1:
             raise OptionError(
                 f"reuse memory is {self.memory} MiB; give at least 1, or turn reuse off"

@@ -34,9 +34,6 @@ FRAMES_MOST = 16
 """Frames that are kept at most: what comes again later than the drawings of a cycle seldom
 comes at all, and memory that is asked for is cleared by the system first."""
 
-_ROUNDING = 2**-20
-"""Beside a tolerance: equal steps of a source differ by as much in fp32."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
@@ -100,8 +97,6 @@ class TileCache:
         self.bytes = 0
         self._frame = 0
         self._stored: OrderedDict[_Key, Stored] = OrderedDict()
-        # Where the tile lies that was computed, or found, last at each place.
-        self._placed: dict[tuple[Identity, Hashable], _Key] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -126,23 +121,6 @@ class TileCache:
             if found is not None:
                 self._stored.move_to_end(key)
         return found if found is not None and same_bits(found.tile, tile) else None
-
-    def near(
-        self, identity: Identity, tile: Tensor, place: Hashable, distance: float
-    ) -> Stored | None:
-        """The one that :meth:`put_at` left at a place, if no sample differs by more."""
-        with self._lock:
-            key = self._placed.get((identity, place))
-            found = None if key is None else self._stored.get(key)
-            if key is None or found is None:
-                return None
-            self._stored.move_to_end(key)
-        return found if _is_near(found.tile, tile, distance) else None
-
-    def put_at(self, place: Hashable, identity: Identity, digest: Hashable) -> None:
-        """A tile that is kept is what this place shows."""
-        with self._lock:
-            self._placed[identity, place] = identity, digest
 
     def add(self, identity: Identity, digest: Hashable, tile: Tensor, larger: Tensor) -> None:
         """Keep copies of a tile and its result, and forget those not used for longest.
@@ -172,7 +150,6 @@ class TileCache:
         """Forget everything."""
         with self._lock:
             self._stored.clear()
-            self._placed.clear()
             self.bytes = 0
 
 
@@ -193,8 +170,3 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two float32 tensors have the same bytes: NaN is equal to itself, and -0.0 is
     not 0.0."""
     return torch.equal(one.view(torch.int32), other.view(torch.int32))
-
-
-def _is_near(one: Tensor, other: Tensor, distance: float) -> bool:
-    """Whether no sample differs by more than a distance; one that is no number does."""
-    return bool((one - other).abs().max() <= distance + _ROUNDING)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_tiles import BATCH, ENTRY, IDENTITY, larger_of, tile_of
 from torch import Tensor
 
-from hatvid.reuse import Near, Result, TileReuse, checksum
+from hatvid.reuse import Result, TileReuse, checksum
 from hatvid.tile_cache import Identity, TileCache
 
 
@@ -156,75 +155,6 @@ def test_a_mended_tile_is_mended_wherever_it_comes() -> None:
     assert [result.mended for result in results] == [False, True, False, False, True]
     results = go_through(reuse, stacked([1, 2]), network)
     assert [(result.mended, result.taken) for result in results] == [(False, True), (True, False)]
-
-
-# ---- a tolerance -------------------------------------------------------------------------
-
-
-def fade(start: int, stop: int) -> Tensor:
-    """One tile that grows brighter by one 8-bit step each time."""
-    return torch.stack([(torch.full((1, 4, 4), number) / 255) for number in range(start, stop)])
-
-
-def near(steps: float, place: Hashable = 0) -> Near:
-    return Near(steps / 255, lambda number: place)
-
-
-def test_a_slow_fade_does_not_drift() -> None:
-    reuse = TileReuse(TileCache(1000 * ENTRY))
-    seen = []
-    for tile in fade(0, 40):
-        network = Network()
-        seen += go_through(reuse, tile[None], network, near=near(3))
-        error = float((seen[-1].larger - larger_of(tile)).abs().max())
-        # The network above multiplies a flat tile by 4.
-        assert error <= 4 * 3.01 / 255
-    assert [result.approximate for result in seen] == [number % 4 != 0 for number in range(40)]
-    assert not any(result.taken for result in seen)
-
-
-@pytest.mark.parametrize(("steps", "taken"), [(1, 1), (2, 1), (3, 0)])
-def test_the_tolerance_is_of_the_largest_difference(steps: int, taken: int) -> None:
-    reuse = TileReuse(TileCache(10 * ENTRY))
-    tile = torch.full((1, 4, 4), 100 / 255)
-    go_through(reuse, tile[None], Network(), near=near(2))
-    other = tile.clone()
-    other[0, 2, 3] += steps / 255
-    (result,) = go_through(reuse, other[None], Network(), near=near(2))
-    assert result.approximate == bool(taken)
-
-
-def test_other_places_are_not_near() -> None:
-    reuse = TileReuse(TileCache(10 * ENTRY))
-    go_through(reuse, fade(0, 1), Network(), near=near(2, "here"))
-    (there,) = go_through(reuse, fade(1, 2), Network(), near=near(2, "there"))
-    assert not there.approximate
-    (here,) = go_through(reuse, fade(1, 2), Network(), near=near(2, "here"))
-    assert here.taken, "the same bytes, wherever they were computed"
-
-
-def test_what_was_found_at_a_place_is_what_is_near_there() -> None:
-    reuse = TileReuse(TileCache(10 * ENTRY))
-    for start in (0, 10, 0):  # the third is the first again
-        go_through(reuse, fade(start, start + 1), Network(), near=near(2))
-    (result,) = go_through(reuse, fade(1, 2), Network(), near=near(2))
-    assert result.approximate
-    assert torch.equal(result.larger, larger_of(fade(0, 1)[0]))
-
-
-def test_what_was_forgotten_is_not_near() -> None:
-    reuse = TileReuse(TileCache(ENTRY))
-    go_through(reuse, fade(0, 1), Network(), near=near(2, "here"))
-    go_through(reuse, fade(90, 91), Network(), near=near(2, "there"))
-    (result,) = go_through(reuse, fade(1, 2), Network(), near=near(2, "here"))
-    assert not result.approximate
-
-
-def test_no_number_is_near_nothing() -> None:
-    reuse = TileReuse(TileCache(10 * ENTRY))
-    go_through(reuse, fade(0, 1), Network(), near=near(2))
-    (result,) = go_through(reuse, torch.full((1, 1, 4, 4), torch.nan), Network(), near=near(2))
-    assert not result.approximate
 
 
 # ---- threads ------------------------------------------------------------------------------

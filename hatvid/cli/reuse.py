@@ -19,15 +19,8 @@ reuse_options = together(
         default="auto",
         show_default=True,
         help="Whether a tile or frame of the same bytes takes the result of the one before; "
-        "auto: where the engine gives the same bits for it.",
-    ),
-    click.option(
-        "--reuse-tolerance",
-        type=int,
-        default=0,
-        show_default=True,
-        metavar="N",
-        help="Also where it differs by no more than N steps of the input: an approximation.",
+        "auto: where the engine gives the same bits for it, on a GPU whole frames only; on: tiles "
+        "on a GPU as well, which travel to main memory to be looked up.",
     ),
     click.option(
         "--reuse-memory",
@@ -43,6 +36,5 @@ def given_reuse(given: Mapping[str, Any]) -> ReuseOptions:
     """What :data:`reuse_options` collected."""
     return ReuseOptions(
         mode=given["reuse"],
-        tolerance=given["reuse_tolerance"],
         memory=given["reuse_memory"],
     )

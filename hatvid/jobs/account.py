@@ -54,13 +54,8 @@ class Account:
         for note in said_of_scale(name, network_scale, scale):
             self.note(note)
 
-    def note_reuse(self, upscaler: Upscaler, facts: Description) -> None:
+    def note_reuse(self, facts: Description) -> None:
         """Where what was asked for with it is not done."""
-        if upscaler.reuse.tolerance and facts.streamed:
-            self.note(
-                f"engine {facts.engine} takes whole frames: the reuse tolerance is left "
-                "out, only frames of the same bytes are reused"
-            )
         if facts.reuse == "refused":
             self.note(
                 f"nothing is reused: engine {facts.engine} in {facts.precision} gave other bits "

@@ -20,7 +20,7 @@ from hatvid.jobs.job import Job
 from hatvid.jobs.reach import sees
 from hatvid.jobs.records import Record
 from hatvid.jobs.segment import Segment
-from hatvid.jobs.upscalers import own_upscaler, with_fixed_reuse
+from hatvid.jobs.upscalers import own_upscaler
 from hatvid.jobs.worker import Task, Worker
 from hatvid.reuse import Reused
 
@@ -55,7 +55,6 @@ class Actor:
         """
         where = socket.gethostname()
         try:
-            job = replace(job, options=with_fixed_reuse(job.options))
             self._upscaler = own_upscaler(job, self._scale)
             self._facts = self._upscaler.warm_up(*self._size, ahead=frames)
         except HatvidError as error:

@@ -63,9 +63,6 @@ class AsIs:
         """See :class:`~hatvid.jobs.way.Way`."""
         return iter(())
 
-    def forget(self) -> None:
-        """See :class:`~hatvid.jobs.way.Way`; nothing is kept."""
-
     def close(self) -> None:
         """See :class:`~hatvid.jobs.way.Way`; nothing runs between two batches."""
 

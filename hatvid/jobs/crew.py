@@ -79,7 +79,7 @@ class Alone:
     def describe(self) -> Described:
         """See :class:`Crew`."""
         facts = self.upscaler.warm_up(*self._size, ahead=self._frames)
-        self._account.note_reuse(self.upscaler, facts)
+        self._account.note_reuse(facts)
         return Described.of(self.upscaler, facts)
 
     def compute(
@@ -97,7 +97,7 @@ class Alone:
         worker = Worker(task, upscaler, facts, device=stays_on(upscaler, task.course.reading))
         for span in spans(segments):
             worker.work(span, advanced=advanced, finished=finished)
-        self._account.note_reuse(upscaler, upscaler.describe(*self._size))
+        self._account.note_reuse(upscaler.describe(*self._size))
 
 
 def stays_on(upscaler: Upscaler, reading: InputOptions) -> torch.device | None:

@@ -13,7 +13,6 @@ from hatvid.jobs.course import Course
 from hatvid.jobs.format import OutputPlan
 from hatvid.jobs.job import Job
 from hatvid.jobs.records import Resolved
-from hatvid.options import ReuseOptions
 from hatvid.upscaler import Description, Upscaler
 from hatvid.video.encoding import library_versions
 
@@ -35,14 +34,12 @@ class Described:
     """What computes, with ``auto`` decided.
 
     Args:
-        reuse: of results; with a tolerance, its memory is decided too.
         fingerprint: names the network exactly.
         kind: of the device.
         versions: of all that computes, decodes and encodes, by name.
     """
 
     facts: Description
-    reuse: ReuseOptions
     fingerprint: str
     name: str
     network_scale: int
@@ -54,7 +51,6 @@ class Described:
         """That of an upscaler, described where it runs."""
         return cls(
             facts=facts,
-            reuse=upscaler.reuse,
             fingerprint=upscaler.fingerprint or "",
             name=upscaler.name,
             network_scale=upscaler.network_scale,
@@ -118,7 +114,6 @@ def settings_by(described: Described, *, compiled: bool, mixed: bool = False) ->
             "batch": facts.batch,
             "streams": facts.streams,
             "compile": compiled,
-            "reuse": _told_of(described.reuse),
             **described.versions,
         }
     )
@@ -126,7 +121,7 @@ def settings_by(described: Described, *, compiled: bool, mixed: bool = False) ->
 
 def resolved_of(described: Described, encoder_threads: int) -> Resolved:
     """What ``auto`` came to."""
-    facts, reuse = described.facts, described.reuse
+    facts = described.facts
     return Resolved.model_validate(
         {
             "engine": facts.engine,
@@ -137,7 +132,6 @@ def resolved_of(described: Described, encoder_threads: int) -> Resolved:
             "chunked": facts.chunked,
             "overlap": facts.overlap,
             "batch": facts.batch,
-            "reuse_memory": reuse.memory if reuse.tolerance else None,
             "encoder_threads": encoder_threads,
         }
     )
@@ -159,13 +153,6 @@ def device_kind(device: str) -> str:
 
 def _as_text(settings: dict[str, object]) -> dict[str, str]:
     return {name: "" if value is None else str(value) for name, value in settings.items()}
-
-
-def _told_of(reuse: ReuseOptions) -> str:
-    """Where reuse may change bits; with a tolerance they hang on what is still kept, too."""
-    if reuse.tolerance:
-        return f"{reuse.mode}, tolerance {reuse.tolerance}, {reuse.memory} MiB"
-    return "on" if reuse.mode == "on" else ""
 
 
 def _version(package: str) -> str:

@@ -60,10 +60,6 @@ class HeldFrames:
             self._allowed = self._ask()
         return self._allowed
 
-    def forget(self) -> None:
-        """What comes next repeats nothing."""
-        self._before = ()
-
 
 class Enlarges(Protocol):
     """Makes frames larger."""
@@ -79,10 +75,6 @@ class Enlarges(Protocol):
 
     def told(self, batch: FrameBatch, larger: Larger) -> FrameBatch:
         """The larger frames, when those who want to know have been told of them."""
-        ...
-
-    def forget(self) -> None:
-        """Take nothing from what came before."""
         ...
 
 
@@ -126,11 +118,6 @@ class Holding:
     def flush(self) -> Iterator[Finished]:
         """See :class:`~hatvid.jobs.way.Way`."""
         yield from self._finished(at_once=True)
-
-    def forget(self) -> None:
-        """See :class:`~hatvid.jobs.way.Way`."""
-        self._held.forget()
-        self._straight.forget()
 
     def close(self) -> None:
         """See :class:`~hatvid.jobs.way.Way`; nothing runs between two batches."""

@@ -22,7 +22,7 @@ from hatvid.jobs.journal import Journal
 from hatvid.jobs.receipt import Receipt, ShardReceipt
 from hatvid.jobs.records import Header, Record
 from hatvid.jobs.segment import Segment
-from hatvid.jobs.upscalers import Load, own_upscaler, settled, with_fixed_reuse
+from hatvid.jobs.upscalers import Load, own_upscaler, settled
 from hatvid.jobs.whole import make_whole
 from hatvid.jobs.worker import Task
 from hatvid.jobs.workers import Processes, devices_for
@@ -63,12 +63,6 @@ def course_for(
             )
         return None
     course = plan_course(account.job, source, plan)
-    if isinstance(course, Course) and upscaler is not None:
-        reuse = upscaler.reuse
-        if reuse.tolerance and reuse.memory is None:
-            course = "with a reuse tolerance bits hang on what is kept: give it a reuse memory"
-            if account.job.options.segments.asked:
-                raise OptionError(course)
     if isinstance(course, str):
         account.note(f"not in segments, so that a stop would lose what is done: {course}")
         return None
@@ -233,7 +227,6 @@ class InSegments:
         if wanted.workers is not None:
             devices = devices_for(wanted.workers)
             return Processes(account, job, scale, devices, size=size, frames=frames)
-        job = replace(job, options=with_fixed_reuse(job.options))
         own = stack.enter_context(load(job, scale))
         return Alone(account, own, size=size, frames=frames)
 

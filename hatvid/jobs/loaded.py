@@ -38,7 +38,7 @@ class Loaded:
         """The upscaler of a job, for ``load`` of :func:`~hatvid.jobs.run.run_job`.
 
         It is not kept after an error that is not the file's: an engine that failed may fail
-        again. Nor is it where a reuse tolerance lets bits hang on what came before.
+        again.
 
         Raises:
             HatvidError: it cannot be had, or not run so.
@@ -54,8 +54,6 @@ class Loaded:
             if isinstance(error, EngineError) or not isinstance(error, HatvidError):
                 self.close()
             raise
-        if lent.reuse.tolerance:
-            self.close()
 
     def close(self) -> None:
         """Free what is kept."""

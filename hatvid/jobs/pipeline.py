@@ -82,8 +82,6 @@ def pump(
     plan: OutputPlan,
     done: Done,
     mended: Callable[[FrameBatch, MendedTile], None],
-    *,
-    anew: Callable[[FrameBatch], bool] | None = None,
 ) -> None:
     """Bring every frame and every copied packet from the source to the sink.
 
@@ -93,7 +91,6 @@ def pump(
         plan: of the output.
         done: told of each batch that has been upscaled, in this thread.
         mended: told of each tile of a batch that was computed again in fp32.
-        anew: whether a batch may take nothing from what came before it; None: any may.
     """
     # As many frames at once as fill the engine's batch.
     frames = max(1, facts.batch // facts.tiles)
@@ -117,10 +114,6 @@ def pump(
         Writer(write, depth=WRITE_BEHIND, name="hatvid-encode") as writer,
     ):
         for item in reader:
-            if anew is not None and isinstance(item, FrameBatch) and anew(item):
-                for finished in way.flush():
-                    writer.put(finished)
-                way.forget()
             for finished in way.put(item):
                 writer.put(finished)
         for finished in way.flush():

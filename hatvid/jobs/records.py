@@ -34,7 +34,6 @@ class Resolved(_Checked):
     chunked: bool
     overlap: _Count
     batch: int = Field(ge=1)
-    reuse_memory: Annotated[int, Field(ge=1)] | None
     encoder_threads: int = Field(ge=1)
 
 

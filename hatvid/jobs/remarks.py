@@ -112,11 +112,6 @@ def remarks(source: Told, sink: Sink, met: Met, *, cut: bool) -> list[str]:
             f"{len(met.mended)} tile{'s' * (len(met.mended) != 1)} of {_counted(places)} ran "
             f"out of range: computed again in fp32, at {_places(places)}"
         )
-    if met.reused.approximate:
-        notes.append(
-            f"{met.reused.approximate} of {met.reused.tiles} tiles are approximate: each took the "
-            "result of another that is within the reuse tolerance"
-        )
     for index, count in sink.packets_moved.items():
         notes.append(
             f"stream {index}: {count} packets had a time that went back and were moved "

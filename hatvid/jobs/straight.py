@@ -93,7 +93,7 @@ class Straight:
                 facts = as_is(info)
             else:
                 facts = upscaler.warm_up(info.height, info.width, ahead=expected_frames(source))
-                account.note_reuse(upscaler, facts)
+                account.note_reuse(facts)
             account.progress.started(account.started(source, plan, facts))
             began = time.monotonic()
             pump(
@@ -117,7 +117,7 @@ class Straight:
             )
         account.note_new(source)
         if upscaler is not None:
-            account.note_reuse(upscaler, upscaler.describe(info.height, info.width))
+            account.note_reuse(upscaler.describe(info.height, info.width))
         for note in remarks(source, sink, account.met, cut=account.job.cut):
             account.note(note)
         return facts, seconds

@@ -53,7 +53,6 @@ def upscale(
     overlap: int | Literal["auto"] = "auto",
     batch: int | Literal["auto"] = "auto",
     reuse: ReuseMode = "auto",
-    reuse_tolerance: int = 0,
     reuse_memory: int | None = None,
     codec: str | None = None,
     crf: float | None = None,
@@ -139,7 +138,7 @@ def upscale(
             compiled=compiled,
         ),
         tile=TileOptions(tile=tile, overlap=overlap, batch=batch),
-        reuse=ReuseOptions(mode=reuse, tolerance=reuse_tolerance, memory=reuse_memory),
+        reuse=ReuseOptions(mode=reuse, memory=reuse_memory),
         encode=EncodeOptions(
             codec=codec,
             crf=crf,

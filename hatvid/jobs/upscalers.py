@@ -6,17 +6,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from hatvid.engine import resolve_engine
-from hatvid.engine.memory import available_memory
 from hatvid.jobs.job import Job
 from hatvid.jobs.records import Resolved
 from hatvid.model.fingerprint import state_dict_hash
 from hatvid.model.zoo import load_model, resolve_model
 from hatvid.options import JobOptions, SizeOptions
-from hatvid.tile_cache import default_budget
 from hatvid.upscaler import Upscaler
 
-__all__ = ["Load", "own_upscaler", "settled", "with_fixed_reuse"]
+__all__ = ["Load", "own_upscaler", "settled"]
 
 Load = Callable[[Job, int | None], AbstractContextManager[Upscaler]]
 """Like :func:`own_upscaler`."""
@@ -73,16 +70,4 @@ def settled(options: JobOptions, resolved: Resolved) -> JobOptions:
             batch=resolved.batch if tile.batch == "auto" else tile.batch,
             chunked=resolved.chunked if tile.tile in ("auto", resolved.tile) else None,
         ),
-        reuse=replace(options.reuse, memory=options.reuse.memory or resolved.reuse_memory),
     )
-
-
-def with_fixed_reuse(options: JobOptions) -> JobOptions:
-    """With a tolerance bits hang on what is still kept: how much that is must not be decided
-    twice. It is by what is free here and now."""
-    reuse = options.reuse
-    if not reuse.tolerance or reuse.memory is not None:
-        return options
-    free = available_memory(resolve_engine(options.engine).device) // options.engine.sharers
-    memory = max(1, default_budget(free) // 2**20)
-    return replace(options, reuse=replace(reuse, memory=memory))

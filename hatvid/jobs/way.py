@@ -52,10 +52,6 @@ class Way(Protocol):
         """What is still on its way."""
         ...
 
-    def forget(self) -> None:
-        """Take nothing from what came before; for when nothing is on its way."""
-        ...
-
     def close(self) -> None:
         """Leave nothing running, whatever was not finished."""
         ...

@@ -144,30 +144,8 @@ class Worker:
                     plan,
                     done,
                     shelf.mend,
-                    anew=_Beginnings(span) if self._hangs_on_history else None,
                 )
                 shelf.finish()
-
-    @property
-    def _hangs_on_history(self) -> bool:
-        """Whether reuse changes bits: a tolerance, or what was not tried. A segment must not
-        hang on what was computed before it, which may have been done by others."""
-        reuse = self._upscaler.reuse
-        return reuse.mode == "on" or reuse.tolerance > 0
-
-
-class _Beginnings:
-    """Tells the first batch of each segment."""
-
-    def __init__(self, span: Sequence[Segment]) -> None:
-        self._left = list(span)
-
-    def __call__(self, batch: FrameBatch) -> bool:
-        first, begun = batch.times[0].pts, False
-        while self._left and first >= self._left[0].first:
-            del self._left[0]
-            begun = True
-        return begun
 
 
 class _Shelf:

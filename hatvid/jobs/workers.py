@@ -27,7 +27,7 @@ from hatvid.jobs.fingerprint import Described
 from hatvid.jobs.job import Job
 from hatvid.jobs.records import Header
 from hatvid.jobs.segment import Segment, spans
-from hatvid.jobs.upscalers import own_upscaler, settled, with_fixed_reuse
+from hatvid.jobs.upscalers import own_upscaler, settled
 from hatvid.jobs.worker import Task, Worker
 
 __all__ = ["Assignment", "DEATHS", "Processes", "check_alike", "devices_for", "stretches"]
@@ -101,7 +101,7 @@ def check_alike(here: Described, wanted: Described, *, mixed: bool, where: str =
         )
     told = wanted.facts
     alike = replace(facts, device=told.device, fidelity=told.fidelity, reuse=told.reuse)
-    if (alike, here.fingerprint, here.reuse) != (wanted.facts, wanted.fingerprint, wanted.reuse):
+    if (alike, here.fingerprint) != (wanted.facts, wanted.fingerprint):
         raise EngineError(
             f"{who} came to other settings ({facts.engine}, {facts.precision}, tiles of "
             f"{facts.tile_width}x{facts.tile_height}) or another network than the others; give "
@@ -168,14 +168,14 @@ class Processes:
             threads=threads or max(1, torch.get_num_threads() // len(devices)),
             sharers=Counter(devices).most_common(1)[0][1],
         )
-        self._job = replace(job, options=with_fixed_reuse(replace(options, engine=engine)))
+        self._job = replace(job, options=replace(options, engine=engine))
         self._wanted: Described | None = None
 
     def describe(self) -> Described:
         """See :class:`~hatvid.jobs.crew.Crew`."""
         with own_upscaler(self._job, self._scale) as upscaler:  # each worker has its own
             facts = upscaler.warm_up(*self._size, ahead=self._frames)
-            self._account.note_reuse(upscaler, facts)
+            self._account.note_reuse(facts)
             self._wanted = Described.of(upscaler, facts)
         return self._wanted
 

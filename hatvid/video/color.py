@@ -25,7 +25,6 @@ __all__ = [
     "ColorTags",
     "alpha_to_rgb",
     "assumed",
-    "luma_step",
     "matrix_name",
     "planes_to_rgb",
     "retagged",
@@ -188,13 +187,6 @@ def planes_to_rgb(planes: Sequence[Tensor], layout: PlaneLayout, tags: ColorTags
     chroma = enlarge(chroma, 1 << layout.log2_chroma_h, below, height, vertical=True)
     chroma = enlarge(chroma, 1 << layout.log2_chroma_w, right, width, vertical=False)
     return _apply(_inverse_values(tags.matrix), torch.cat([luma, chroma], 1))
-
-
-def luma_step(layout: PlaneLayout, tags: ColorTags) -> float:
-    """By how much R, G and B grow with luma's code, or a sample of RGB with its own."""
-    if tags.full_range:
-        return 1 / (2.0**layout.depth - 1)
-    return 1 / (219 * 2.0 ** (layout.depth - 8))
 
 
 def rgb_to_planes(rgb: Tensor, layout: PlaneLayout, tags: ColorTags) -> tuple[Tensor, ...]:

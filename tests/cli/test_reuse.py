@@ -32,13 +32,12 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("options", "hits", "approximate"),
+    ("options", "hits"),
     [
-        ([], 6, 0),
-        (["--reuse", "on"], 6, 0),
-        (["--reuse", "off"], 0, 0),
-        (["--reuse-tolerance", "2"], 3, 4),
-        (["--reuse-memory", "1"], 6, 0),
+        ([], 6),
+        (["--reuse", "on"], 6),
+        (["--reuse", "off"], 0),
+        (["--reuse-memory", "1"], 6),
     ],
 )
 def test_it_is_on_unless_it_is_turned_off(
@@ -48,20 +47,17 @@ def test_it_is_on_unless_it_is_turned_off(
     tmp_path: Path,
     options: list[str],
     hits: int,
-    approximate: int,
 ) -> None:
     done = hatvid(
         "upscale", *cheap, "--progress", "json", *options, held, "-o", tmp_path / "out.mkv"
     )
     assert done.code == 0, done.err
     events = [json.loads(line) for line in done.out.splitlines()]
-    counted = {"tiles": 8, "hits": hits, "approximate": approximate}
+    counted = {"tiles": 8, "hits": hits}
     assert events[-1]["reused"] == counted
     progress = [event["reused"] for event in events if event["event"] == "progress"]
     assert [event["tiles"] for event in progress] == list(range(1, 9))
     assert progress[-1] == counted
-    told = [note for note in events[-1]["notes"] if "approximate" in note]
-    assert len(told) == bool(approximate)
 
 
 @pytest.mark.parametrize(("options", "text"), [([], "75% of the tiles reused"), (["off"], "")])
@@ -78,8 +74,6 @@ def test_the_summary_tells(
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--reuse-tolerance", "-1"], "0 or more"),
-        (["--reuse-tolerance", "1", "--reuse", "off"], "reuse is off"),
         (["--reuse-memory", "0"], "at least 1"),
         (["--reuse", "sometimes"], "sometimes"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +155,6 @@ def test_the_default_engine_writes_the_same_packets(
     assert packets == expected
     assert nothing.reused.hits == 0
     assert receipt.reused.tiles == nothing.reused.tiles
-    assert receipt.reused.approximate == 0
     # Five of 19 frames are held, one is shown again; of tiles also those the inset spares.
     assert receipt.reused.hits == 6 if tiles is WHOLE else receipt.reused.share > 0.45
     assert not any("reused" in note for note in receipt.notes)
@@ -229,7 +228,7 @@ def test_a_slide_show_is_hardly_computed(engine: str, make: Make, tmp_path: Path
     assert receipt.reused.share > 0.9
     assert len(heard.shares) == 36
     assert heard.shares[-1] == receipt.reused.share
-    assert receipt.as_dict()["reused"] == {"tiles": 36, "hits": 33, "approximate": 0}
+    assert receipt.as_dict()["reused"] == {"tiles": 36, "hits": 33}
 
 
 def test_a_held_frame_costs_no_colours_and_no_tiles(
@@ -253,7 +252,7 @@ def test_of_a_still_scene_only_what_moves_is_computed(make: Make, tmp_path: Path
     assert whole.reused.hits == 0, "no two frames are equal"
 
 
-# ---- what goes wrong, and what is only near ----------------------------------------------
+# ---- what goes wrong ---------------------------------------------------------------------
 
 
 class Unsteady(EagerEngine):
@@ -323,53 +322,3 @@ def test_a_held_frame_that_was_mended_is_told_each_time(
         [0.08, 0.12, 0.16], abs=1e-3
     )
     assert receipt.reused.hits == 3
-
-
-def fade() -> Iterator[Frame]:
-    """Two codes brighter each time, over something that can be told from black."""
-    scene = _noise(np.random.default_rng(8), WIDTH) // 2
-    for step in range(24):
-        yield scene + np.uint8(2 * step)
-
-
-@pytest.mark.parametrize(("tolerance", "computed"), [(0, 24), (1, 24), (4, 8), (5, 8), (6, 6)])
-def test_a_slow_fade_is_approximate_and_does_not_drift(
-    tolerance: int, computed: int, make: Make, tmp_path: Path
-) -> None:
-    clip = make("fade", fade(), "gray")
-    reuse = ReuseOptions(tolerance=tolerance)
-    receipt, _ = job(clip, tmp_path / "near.mkv", mixing(reuse, WHOLE))
-    assert receipt.reused == Reused(tiles=24, hits=0, approximate=24 - computed)
-    told = [note for note in receipt.notes if "approximate" in note]
-    assert len(told) == (computed < 24)
-    job(clip, tmp_path / "exact.mkv", mixing(OFF, WHOLE))
-    exact, near = (_gray(tmp_path / name) for name in ("exact.mkv", "near.mkv"))
-    worst = max(int(np.abs(a - b).max()) for a, b in zip(exact, near, strict=True))
-    # The network above has a gain of about one for flat changes.
-    assert worst <= 1.2 * tolerance + 1
-    assert worst > 0 or computed == 24
-
-
-def test_held_frames_with_a_tolerance_are_counted_for_what_they_are(
-    make: Make, tmp_path: Path
-) -> None:
-    def frames() -> Iterator[Frame]:
-        first = _noise(np.random.default_rng(9), WIDTH)
-        for change in (0, 0, 1, 1, 0):
-            yield first + np.uint8(change)
-
-    up = mixing(ReuseOptions(tolerance=1), WHOLE)
-    receipt, _ = job(make("shaking", frames(), "gray"), tmp_path / "out.mkv", up)
-    assert receipt.reused == Reused(tiles=5, hits=2, approximate=2)
-
-
-def test_whole_recorded_frames_take_no_tolerance(make: Make, tmp_path: Path) -> None:
-    up = mixing(ReuseOptions(tolerance=4), WHOLE, "replay")
-    receipt, _ = job(make("fade", fade(), "gray"), tmp_path / "out.mkv", up)
-    assert receipt.reused == Reused(tiles=24)
-    assert any("the reuse tolerance is left out" in note for note in receipt.notes)
-
-
-def _gray(path: Path) -> Sequence[np.ndarray[Any, Any]]:
-    with av.open(path) as container:
-        return [frame.to_ndarray().astype(int) for frame in container.decode(video=0)]
