@@ -177,7 +177,9 @@ class TileRunner:
         def run(part: Tensor) -> tuple[Tensor, list[int]]:
             return self.run(spec, part, chunked=chunked)
 
-        if self.reuse(spec, chunked=chunked) in ("off", "refused"):
+        # To be looked up, a tile travels to main memory: on a GPU that takes longer than most.
+        far = self.device.type == "cuda" and self._reuse.mode != "on"
+        if far or self.reuse(spec, chunked=chunked) in ("off", "refused"):
             for start in range(0, len(tiles), spec.batch):
                 larger, again = run(tiles[start : start + spec.batch])
                 for number, one in enumerate(larger):

@@ -14,8 +14,8 @@ from hatvid.engine import Engine, ResolvedEngine, TileSpec
 from hatvid.engine.eager import EagerEngine
 from hatvid.model.forms import Forms
 from hatvid.model.hat import HAT, HATConfig
-from hatvid.options import EngineOptions, ReuseOptions, TileOptions
-from hatvid.reuse import Reused
+from hatvid.options import EngineOptions, ReuseMode, ReuseOptions, TileOptions
+from hatvid.reuse import Reused, checksum
 from hatvid.tile_cache import FRAMES_MOST
 from hatvid.tile_runner import TileRunner
 from hatvid.upscaler import MendedTile, Upscaler
@@ -264,6 +264,57 @@ def test_what_a_result_depends_on(network: nn.Module) -> None:
     assert found[0].versions[1] == torch.__version__
     assert [identity.slots for identity in found[:2]] == [2, 3]
     assert found[11].slots == 1, "each tile is a call of its own"
+
+
+@pytest.mark.parametrize(
+    ("device", "mode", "computed"),
+    [("cuda:0", "auto", 6), ("cuda:0", "on", 3), ("cpu", "auto", 3), ("cpu", "off", 6)],
+)
+def test_tiles_on_a_gpu_are_looked_up_only_by_name(
+    network: nn.Module,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    mode: ReuseMode,
+    computed: int,
+) -> None:
+    """They would travel to main memory for a checksum, each of them."""
+    resolved = ResolvedEngine(
+        engine="eager", precision="fp32", device=torch.device(device), threads=1
+    )
+    calls: list[Tensor] = []
+    looked_up: list[Tensor] = []
+
+    class Counted(EagerEngine):
+        def run(self, tiles: Tensor) -> Tensor:
+            calls.append(tiles)
+            return super().run(tiles)
+
+    def factory(
+        module: nn.Module, spec: TileSpec, resolved: ResolvedEngine, fingerprint: str | None
+    ) -> Engine:
+        return Counted(module, spec)
+
+    def digest(tile: Tensor) -> int:
+        looked_up.append(tile)
+        return checksum(tile)
+
+    monkeypatch.setattr("hatvid.reuse.checksum", digest)
+    runner = TileRunner(
+        Forms(network),
+        resolved,
+        asked="fp32",
+        factory=factory,
+        fingerprint="f",
+        reuse=ReuseOptions(mode=mode, memory=64),
+    )
+    spec = TileSpec(batch=1, height=32, width=32, scale=2)
+    different = torch.rand((3, 3, 32, 32), generator=torch.Generator().manual_seed(3))
+    monkeypatch.setattr(runner, "reuses", lambda spec, chunked: mode != "off")
+    for _ in range(2):
+        results = list(runner.results(spec, different, frame=3))
+        assert len(results) == 3
+    assert len(calls) == computed
+    assert bool(looked_up) == (computed == 3)
 
 
 class Fragile(nn.Module):
