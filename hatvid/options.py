@@ -23,6 +23,7 @@ from hatvid.segment_options import SegmentOptions
 from hatvid.selectors import StreamSpecifier, TimePoint
 
 __all__ = [
+    "AnyEngineName",
     "ColorOptions",
     "EncodeOptions",
     "EngineName",
@@ -39,7 +40,12 @@ __all__ = [
     "TileOptions",
 ]
 
-EngineName = Literal["auto", "eager", "openvino", "cudagraph", "tensorrt", "replay"]
+EngineName = Literal["auto", "eager", "openvino", "cudagraph", "tensorrt"]
+"""What can be chosen."""
+
+AnyEngineName = EngineName | Literal["replay"]
+"""With the CPU's twin of ``cudagraph``, which is for tests of the way that a GPU takes."""
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 WINDOW = 16
@@ -62,7 +68,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 class EngineOptions:
     """How the network is run."""
 
-    engine: EngineName = "auto"
+    engine: AnyEngineName = "auto"
     """Which engine; ``auto`` takes the fastest that this machine can run."""
 
     precision: Precision = "auto"
@@ -88,7 +94,8 @@ class EngineOptions:
     """Let torch.compile work on the network before it is recorded."""
 
     def __post_init__(self) -> None:
-        _check_choice("engine", self.engine, get_args(EngineName))
+        if self.engine != "replay":
+            _check_choice("engine", self.engine, get_args(EngineName))
         _check_choice("precision", self.precision, get_args(Precision))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise OptionError(

@@ -23,7 +23,7 @@ from hatvid.model.forms import Forms
 from hatvid.model.zoo import load_model, resolve_model
 from hatvid.options import (
     DEFAULT_MODEL,
-    EngineName,
+    AnyEngineName,
     EngineOptions,
     Precision,
     ReuseMode,
@@ -142,7 +142,7 @@ class Upscaler:
         name_or_path: str | PathLike[str] = DEFAULT_MODEL,
         *,
         scale: int | None = None,
-        engine: EngineName = "auto",
+        engine: AnyEngineName = "auto",
         precision: Precision = "auto",
         tile: int | Literal["auto"] = "auto",
         overlap: int | Literal["auto"] = "auto",

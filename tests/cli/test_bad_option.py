@@ -28,6 +28,7 @@ Refused = Callable[..., Any]
         (["--crf", "nan"], "crf is nan; it must be 0 or more"),
         (["--crf", "inf"], "crf is inf; it must be 0 or more"),
         (["--crf", "good"], "'--crf'.*'good' is not a valid float"),
+        (["--engine", "replay"], "'--engine'.*'replay' is not one of .*'tensorrt'"),
         (["--engine", "steam"], "'--engine'.*'steam' is not one of 'auto', 'eager', 'openvino'"),
         (["--precision", "fp8"], "'--precision'.*'fp8' is not one of"),
         (["--device", "tpu"], "device 'tpu' is not known; choose auto, cpu, cuda"),
