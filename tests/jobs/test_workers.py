@@ -14,7 +14,6 @@ from hatvid.jobs.fingerprint import Described, settings_by
 from hatvid.jobs.segment import Segment
 from hatvid.jobs.workers import check_alike, devices_for, stretches
 from hatvid.options import EngineOptions
-from hatvid.reuse_options import ReuseOptions
 from hatvid.segment_options import SegmentOptions
 
 WANTED = Described(
@@ -36,7 +35,6 @@ WANTED = Described(
         batch=6,
         fidelity=None,
     ),
-    reuse=ReuseOptions(),
     fingerprint="0" * 64,
     name="a",
     network_scale=4,
