@@ -3,15 +3,31 @@
 ``torch.ops.hatvid.window_attention`` and ``torch.ops.hatvid.overlap_attention``: on a GPU
 Triton's kernels (:mod:`hatvid.model.window_kernels`), on a CPU plain PyTorch, on fake
 tensors shapes alone. They have no gradient.
+
+The kernels know shapes, and no strides: they read each operand from its first number on,
+as if it were contiguous. One that is laid out otherwise would give a picture that is wrong
+and looks nearly right. So the same checks stand before the kernels, the CPU's reference and
+fake tensors; and the reference reads memory as the kernels do, so that what the checks let
+through by mistake is wrong on a CPU too.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hatvid.errors import EngineError
+
 __all__ = ["overlap_attention", "window_attention"]
+
+ALIGNED = 16
+"""Bytes that a GPU loads at once; operands begin at a multiple."""
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+"""That the kernels compute with; the reference takes float64 too."""
 
 
 @torch.library.custom_op("hatvid::window_attention", mutates_args=(), device_types="cpu")
@@ -41,10 +57,15 @@ def window_attention(
 
     Returns:
         (N, H*W, heads * D).
+
+    Raises:
+        EngineError: an operand is not what is said above.
     """
+    _check_windows(qkv, bias, height, width, window, shift, heads)
     batch, _, channels = qkv.shape
     rows, columns = height // window, width // window
-    grid = qkv.view(batch, height, width, channels).roll((-shift, -shift), (1, 2))
+    bias = _from_memory(bias, 4 if shift else 1, heads, window**2, window**2)
+    grid = _from_memory(qkv, batch, height, width, channels).roll((-shift, -shift), (1, 2))
     windows = grid.view(batch, rows, window, columns, window, channels).transpose(2, 3)
     out = qkv.new_empty(batch, rows, columns, window, window, channels // 3)
     # The windows of one kind lie beside each other: all but the last, or the last.
@@ -85,10 +106,15 @@ def overlap_attention(
 
     Returns:
         (N, H*W, heads * D).
+
+    Raises:
+        EngineError: an operand is not what is said above.
     """
+    _check_overlap(qkv, bias, height, width, window, overlap, heads)
     batch, _, channels = qkv.shape
     rows, columns, margin = height // window, width // window, (overlap - window) // 2
-    grid = qkv.view(batch, height, width, channels)
+    bias = _from_memory(bias, 1, heads, window**2, overlap**2)
+    grid = _from_memory(qkv, batch, height, width, channels)
     q, kv = grid[..., : channels // 3], grid[..., channels // 3 :]
     q = q.reshape(batch, rows, window, columns, window, -1).transpose(2, 3)
     seen = F.pad(kv, (0, 0, margin, margin, margin, margin))
@@ -108,18 +134,39 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, head
     return out.transpose(1, 2).flatten(2)
 
 
+def _from_memory(operand: Tensor, *shape: int) -> Tensor:
+    """What the kernels read: by shape alone, from the first number on."""
+    strides = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    return operand.as_strided(shape, strides, operand.storage_offset())
+
+
 @window_attention.register_fake
-@overlap_attention.register_fake
-def _shape(
+def _window_of_fakes(
     qkv: Tensor,
     bias: Tensor,
     height: int,
     width: int,
     window: int,
-    other: int,
+    shift: int,
     scale: float,
     heads: int,
 ) -> Tensor:
+    _check_windows(qkv, bias, height, width, window, shift, heads, addresses=False)
+    return qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
+
+
+@overlap_attention.register_fake
+def _overlap_of_fakes(
+    qkv: Tensor,
+    bias: Tensor,
+    height: int,
+    width: int,
+    window: int,
+    overlap: int,
+    scale: float,
+    heads: int,
+) -> Tensor:
+    _check_overlap(qkv, bias, height, width, window, overlap, heads, addresses=False)
     return qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
 
 
@@ -136,6 +183,7 @@ def _window_on_cuda(
 ) -> Tensor:
     from hatvid.model.window_kernels import run_window  # Triton is not everywhere
 
+    _check_windows(qkv, bias, height, width, window, shift, heads)
     return run_window(qkv, bias, height, width, window, shift, scale, heads)
 
 
@@ -152,4 +200,96 @@ def _overlap_on_cuda(
 ) -> Tensor:
     from hatvid.model.window_kernels import run_overlap
 
+    _check_overlap(qkv, bias, height, width, window, overlap, heads)
     return run_overlap(qkv, bias, height, width, window, overlap, scale, heads)
+
+
+def _check_windows(
+    qkv: Tensor,
+    bias: Tensor,
+    height: int,
+    width: int,
+    window: int,
+    shift: int,
+    heads: int,
+    *,
+    addresses: bool = True,
+) -> None:
+    """Raise EngineError unless :func:`window_attention` reads the right memory.
+
+    Args:
+        addresses: the operands have memory; fake ones have offsets in it only.
+    """
+    operator = "window_attention"
+    _check_map(operator, qkv, height, width, window, heads, addresses)
+    _need(0 <= shift < window, operator, "shift", shift, f"0 to {window - 1}")
+    kinds = 4 if shift else 1
+    _check_bias(operator, bias, qkv, (kinds, heads, window**2, window**2), addresses)
+
+
+def _check_overlap(
+    qkv: Tensor,
+    bias: Tensor,
+    height: int,
+    width: int,
+    window: int,
+    overlap: int,
+    heads: int,
+    *,
+    addresses: bool = True,
+) -> None:
+    """Raise EngineError unless :func:`overlap_attention` reads the right memory."""
+    operator = "overlap_attention"
+    _check_map(operator, qkv, height, width, window, heads, addresses)
+    surrounds = overlap >= window and (overlap - window) % 2 == 0
+    _need(surrounds, operator, "overlap", overlap, f"{window} and an even number more")
+    _check_bias(operator, bias, qkv, (1, heads, window**2, overlap**2), addresses)
+
+
+def _check_map(
+    operator: str, qkv: Tensor, height: int, width: int, window: int, heads: int, addresses: bool
+) -> None:
+    for name, value in (("window", window), ("heads", heads)):
+        _need(value >= 1, operator, name, value, "at least 1")
+    for name, value in (("height", height), ("width", width)):
+        fits = value >= 1 and value % window == 0
+        _need(fits, operator, name, value, f"a multiple of the window, {window}")
+    shape = tuple(qkv.shape)
+    fits = len(shape) == 3 and shape[1] == height * width and shape[2] % (3 * heads) == 0
+    expected = f"(N, {height * width}, a multiple of {3 * heads})"
+    _need(fits and shape[2] > 0, operator, "the shape of qkv", shape, expected)
+    known = qkv.dtype in DTYPES or (qkv.dtype == torch.float64 and qkv.device.type == "cpu")
+    names = ", ".join(str(dtype) for dtype in DTYPES)
+    _need(known, operator, "the dtype of qkv", qkv.dtype, f"one of {names}")
+    _check_memory(operator, "qkv", qkv, addresses)
+
+
+def _check_bias(
+    operator: str, bias: Tensor, qkv: Tensor, shape: tuple[int, ...], addresses: bool
+) -> None:
+    has = tuple(bias.shape)
+    _need(has == shape, operator, "the shape of bias", has, str(shape))
+    _need(bias.dtype == qkv.dtype, operator, "the dtype of bias", bias.dtype, f"{qkv.dtype}")
+    here = bias.device == qkv.device
+    _need(here, operator, "the device of bias", bias.device, f"{qkv.device}, as qkv's")
+    _check_memory(operator, "bias", bias, addresses)
+
+
+def _check_memory(operator: str, name: str, operand: Tensor, addresses: bool) -> None:
+    shape = operand.shape
+    strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    _need(
+        operand.is_contiguous(), operator, f"the stride of {name}", operand.stride(), str(strides)
+    )
+    start = operand.storage_offset() * operand.element_size()
+    start = operand.data_ptr() if addresses else start
+    off = start % ALIGNED
+    _need(off == 0, operator, f"the address of {name}", off, f"0, modulo {ALIGNED} bytes")
+
+
+def _need(fits: bool, operator: str, what: str, has: object, must: str) -> None:
+    if not fits:
+        raise EngineError(
+            f"hatvid::{operator} cannot read its operands: {what} is {has}, and must be {must}; "
+            "please report it, and use engine eager"
+        )

@@ -1,7 +1,9 @@
 """Run the Triton kernels in Triton's interpreter and print how far they are from float64.
 
 A program of its own: Triton looks at TRITON_INTERPRET when it is imported. Prints one JSON
-object, errors by case, as shares of the largest value of the exact result.
+object, errors by case, as shares of the largest value of the exact result. With the argument
+``scrambled``: of a channels-last bias, and how far from what the operators compute on a CPU,
+and from the right result, all in fp32.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import torch
 import torch.nn.functional as F
 
+import hatvid.model.window_ops as window_ops
 from hatvid.model.attention import (
     OverlapAttention,
     WindowAttention,
@@ -33,6 +36,9 @@ KINDS = {"windows": (0, 16), "shifted windows": (8, 16), "overlapping windows": 
 def main() -> None:
     errors = {}
     torch.manual_seed(4)
+    if "scrambled" in sys.argv:
+        print(json.dumps(_scrambled()))  # noqa: T201
+        return
     for network, sizes in (WHOLE if "whole" in sys.argv else QUICK).items():
         for size in sizes:
             for kind, (shift, overlap) in KINDS.items():
@@ -83,6 +89,28 @@ def _error(
     assert found.shape == exact.shape
     assert F.mse_loss(exact, torch.zeros_like(exact)) > 0
     return float((found.double() - exact).abs().max() / exact.abs().max())
+
+
+def _scrambled() -> dict[str, float]:
+    """What a bias gives that is laid out channels-last, with the checks switched off."""
+    setattr(window_ops, "_check_windows", lambda *operands: None)  # noqa: B010
+    setattr(window_ops, "_check_overlap", lambda *operands: None)  # noqa: B010
+    qkv = torch.randn(1, 16 * 16, 3 * 2 * 16)
+    errors = {}
+    for kind, (shift, overlap) in KINDS.items():
+        kernel, operator, other = (
+            (run_overlap, window_ops.overlap_attention, overlap)
+            if overlap > 16
+            else (run_window, window_ops.window_attention, shift)
+        )
+        bias = torch.randn(4 if shift else 1, 2, 256, overlap**2)
+        turned = bias.to(memory_format=torch.channels_last)
+        rest = (16, 16, 16, other, 0.25, 2)
+        found, same = kernel(qkv, turned, *rest), operator(qkv, turned, *rest)
+        right = operator(qkv, bias, *rest)
+        errors[f"{kind}, operator"] = float((found - same).abs().max() / right.abs().max())
+        errors[f"{kind}, right"] = float((found - right).abs().max() / right.abs().max())
+    return errors
 
 
 main()

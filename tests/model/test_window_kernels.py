@@ -52,6 +52,15 @@ def test_near_enough_at_a_size_with_every_kind_of_window() -> None:
     _check(errors)
 
 
+@pytest.mark.long
+def test_a_scrambled_bias_is_wrong_as_the_operators_are_on_a_cpu() -> None:
+    """They read memory as the kernels do, or a CPU could not find operands laid out wrongly."""
+    errors = _errors("scrambled")
+    assert len(errors) == 6
+    for name, error in errors.items():
+        assert error < LIMITS["fp32"] if name.endswith("operator") else error > 0.1, name
+
+
 @pytest.mark.needs_cuda
 @pytest.mark.parametrize(("heads", "head_dim"), [(3, 16), (6, 24), (6, 30), (6, 32)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
