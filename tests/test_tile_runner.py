@@ -13,9 +13,8 @@ from torch import Tensor, nn
 import hatvid.engine.calibration
 import hatvid.tile_runner
 from hatvid.engine import ResolvedEngine, TileSpec
-from hatvid.model.attention import WindowAttention
+from hatvid.model.attention import BiasedAttention, WindowAttention
 from hatvid.model.forms import Forms
-from hatvid.model.fused import FusedWindowAttention
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.model.whole import WholeFrame
 from hatvid.tile_runner import TileRunner
@@ -54,7 +53,7 @@ class Measured:
     def __init__(self, winner: str) -> None:
         self.winner = winner
         self.identities: list[Mapping[str, str]] = []
-        self.kinds: dict[str, type] = {}
+        self.kinds: dict[str, str] = {}
 
     def __call__(
         self,
@@ -70,9 +69,9 @@ class Measured:
         return self.winner
 
 
-def _attention(network: nn.Module) -> type:
-    (kind,) = {type(m) for m in network.modules() if isinstance(m, WindowAttention)}
-    return kind
+def _attention(network: nn.Module) -> str:
+    (form,) = {m.attention for m in network.modules() if isinstance(m, BiasedAttention)}
+    return form
 
 
 def _runner(
@@ -97,16 +96,14 @@ def _network(runner: TileRunner, *, chunked: bool = False) -> nn.Module:
     return engine.network
 
 
-@pytest.mark.parametrize(
-    ("winner", "kind"), [("sdpa", WindowAttention), ("triton", FusedWindowAttention)]
-)
+@pytest.mark.parametrize("winner", ["sdpa", "triton"])
 def test_attention_is_chosen_by_measurement(
-    forms: Forms, monkeypatch: pytest.MonkeyPatch, winner: str, kind: type
+    forms: Forms, monkeypatch: pytest.MonkeyPatch, winner: str
 ) -> None:
     measured = Measured(winner)
     network = _network(_runner(forms, "cudagraph", "fp16", monkeypatch, measured))
-    assert _attention(network) is kind
-    assert measured.kinds == {"sdpa": WindowAttention, "triton": FusedWindowAttention}
+    assert _attention(network) == winner
+    assert measured.kinds == {"sdpa": "sdpa", "triton": "triton"}
     (identity,) = measured.identities
     assert identity["gpu"] == "GPU of cuda:0"
     assert identity["precision"] == "fp16"
@@ -131,7 +128,7 @@ def test_chunks_are_not_fused(forms: Forms, monkeypatch: pytest.MonkeyPatch) -> 
     measured = Measured("triton")
     network = _network(_runner(forms, "cudagraph", "fp16", monkeypatch, measured), chunked=True)
     assert isinstance(network, WholeFrame)
-    assert _attention(network) is WindowAttention
+    assert _attention(network) == "sdpa"
     assert measured.identities == []
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from hatvid.errors import CheckpointError, EngineError, OptionError
+from hatvid.model.attention_form import with_attention
 from hatvid.model.catalog import KNOWN
 from hatvid.model.checkpoint import config_from_state_dict, read_state_dict
-from hatvid.model.fused import fuse_attention
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.model.padded import pad_channels
 from hatvid.model.precision import RescalePlan, lower_precision
@@ -107,7 +107,8 @@ def network_forms(config: HATConfig, precision: str = "fp16") -> Iterator[Networ
     for name, network in (("hatvid", ours), ("+ tail collapsed", collapsed)):
         yield NetworkForm(name=name, network=_low(network, dtype), dtype=torch.float32)
     padded = _low(pad_channels(collapsed), dtype)
-    for name, network in (("+ padded", padded), ("+ Triton", fuse_attention(padded))):
+    fused = with_attention(padded, "triton")
+    for name, network in (("+ padded", padded), ("+ Triton", fused)):
         yield NetworkForm(name=name, network=network, dtype=torch.float32, channels_last=True)
 
 

@@ -11,11 +11,16 @@ shape, in :class:`WindowTables`, and applied by ``index_select``.
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hatvid.model.window_ops import overlap_attention, window_attention
+
 __all__ = [
+    "AttentionForm",
     "BiasedAttention",
     "OverlapAttention",
     "WindowAttention",
@@ -25,6 +30,11 @@ __all__ = [
     "relative_position_index",
     "shift_masks",
 ]
+
+AttentionForm = Literal["sdpa", "triton", "split_qkv"]
+"""How attention is computed: by PyTorch's ``scaled_dot_product_attention`` on windows that
+were cut out of the map; by this project's operators, which read them where they lie; or as
+the first, from three projections in place of one (:mod:`hatvid.model.attention_form`)."""
 
 MASKED = -100.0
 """Added to the score of a pair of tokens that are neighbours only because the
@@ -196,9 +206,18 @@ class WindowTables(nn.Module):
 
 
 class BiasedAttention(nn.Module):
-    """What both attentions share: heads, scale, and the relative position bias."""
+    """What both attentions share: heads, scale, and the relative position bias.
+
+    Attributes:
+        attention: how it is computed; see
+            :func:`hatvid.model.attention_form.with_attention`, which sets it.
+        projections: to queries, keys and values, in place of ``qkv``; there with
+            ``split_qkv`` only.
+    """
 
     bias: Tensor | None
+    attention: AttentionForm = "sdpa"
+    projections: nn.ModuleList
 
     def __init__(
         self, dim: int, num_heads: int, table_rows: int, qk_scale: float | None, qkv_bias: bool
@@ -227,6 +246,10 @@ class BiasedAttention(nn.Module):
     def current_bias(self, tables: WindowTables) -> Tensor:
         """The kept bias; in training, or without one, the bias gathered anew."""
         return self.gather_bias(tables) if self.training or self.bias is None else self.bias
+
+    def _linears(self) -> list[Any]:
+        """The projection to queries, keys and values side by side; or one to each."""
+        return list(self.projections) if self.attention == "split_qkv" else [self.qkv]
 
     def _lookup(self, index: Tensor) -> Tensor:
         return self.relative_position_bias_table[index].permute(2, 0, 1).unsqueeze(0)
@@ -295,19 +318,28 @@ class WindowAttention(BiasedAttention):
 
     def forward(self, x: Tensor, tables: WindowTables) -> Tensor:
         """(N, H*W, C) -> (N, H*W, C)."""
+        bias = self.current_bias(tables)
+        if self.attention == "triton":
+            size = tables.height, tables.width, self.window_size, self.shift_size
+            out = window_attention(self.qkv(x), bias, *size, self.scale, self.num_heads)
+            projected: Tensor = self.proj(out)
+            return projected
         order = tables.shifted if self.shift_size else tables.regular
         batch, area = x.shape[0], self.window_size**2
-        wide = self.qkv.out_features  # 3C, or more if heads are padded
-        bias = self.current_bias(tables)
-        qkv = self.qkv(order.partition(x)).view(batch, -1, area, wide)
+        tokens, linears = order.partition(x), self._linears()
+        wide = linears[0].out_features  # 3C, or more if heads are padded; or C of each
+        packed = [
+            linear(tokens).view(batch, -1, area, wide).split(order.counts, dim=1)
+            for linear in linears
+        ]
         parts = []
-        for kind, part in enumerate(qkv.split(order.counts, dim=1)):
-            if order.counts[kind]:
-                q, k, v = part.reshape(-1, area, wide).chunk(3, dim=-1)
+        for kind, count in enumerate(order.counts):
+            if count:
+                windows = [t[kind].reshape(-1, area, wide) for t in packed]
+                q, k, v = windows if len(windows) == 3 else windows[0].chunk(3, dim=-1)
                 out = self.attend(q, k, v, bias[kind : kind + 1])
-                parts.append(out.view(batch, -1, wide // 3))
-        windows = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
-        return order.merge(self.proj(windows))
+                parts.append(out.view(batch, -1, wide * len(linears) // 3))
+        return order.merge(self.proj(torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]))
 
 
 class OverlapAttention(BiasedAttention):
@@ -344,10 +376,17 @@ class OverlapAttention(BiasedAttention):
 
     def cross_attention(self, x: Tensor, tables: WindowTables) -> Tensor:
         """(N, H*W, C) -> (N, H*W, C), before the output projection."""
-        batch, dim = x.shape[0], self.qkv.out_features // 3
-        q, kv = self.qkv(x).split((dim, 2 * dim), dim=-1)
+        bias = self.current_bias(tables)
+        if self.attention == "triton":
+            size = tables.height, tables.width, self.window_size, self.overlap_size
+            return overlap_attention(self.qkv(x), bias, *size, self.scale, self.num_heads)
+        batch, linears = x.shape[0], self._linears()
+        dim = linears[0].out_features * len(linears) // 3
+        if len(linears) == 3:
+            q, *kv = (linear(x) for linear in linears)
+        else:
+            q, *kv = linears[0](x).split((dim, 2 * dim), dim=-1)
         q = tables.regular.partition(q).view(-1, self.window_size**2, dim)
-        kv = tables.overlapping(kv).view(-1, self.overlap_size**2, 2 * dim)
-        k, v = kv.chunk(2, dim=-1)
-        out = self.attend(q, k, v, self.current_bias(tables))
-        return tables.regular.merge(out.view(batch, -1, dim))
+        seen = [tables.overlapping(t).view(-1, self.overlap_size**2, t.shape[-1]) for t in kv]
+        k, v = seen if len(seen) == 2 else seen[0].chunk(2, dim=-1)
+        return tables.regular.merge(self.attend(q, k, v, bias).view(batch, -1, dim))

@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hatvid.model.attention_form import with_attention
 from hatvid.model.calibration import calibration_picture
 from hatvid.model.hat import HAT
 from hatvid.model.padded import pad_channels
 from hatvid.model.precision import RescalePlan, lower_precision, plan_rescale
-from hatvid.model.separate import separate_projections
 from hatvid.model.tail import collapse_tail
 from hatvid.model.whole import WholeFrame
 from hatvid.model.whole_memory import live_bytes
@@ -78,11 +78,9 @@ class Forms:
             return self._module
         network = self._in(precision, padded)
         if fused:
-            from hatvid.model.fused import fuse_attention
-
-            network = fuse_attention(network)
+            network = with_attention(network, "triton")
         if compiler:
-            network = separate_projections(network)
+            network = with_attention(network, "split_qkv")
         return WholeFrame(network) if chunked else network
 
     def whole_bytes(self, height: int, width: int, batch: int) -> int:

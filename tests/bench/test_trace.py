@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hatvid.bench.costs import Operator
 from hatvid.bench.trace import Trace, takes_fused, trace_network
 from hatvid.errors import EngineError
-from hatvid.model.fused import fuse_attention
+from hatvid.model.attention_form import with_attention
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.model.padded import pad_channels
 from hatvid.model.tail import collapse_tail
@@ -325,7 +325,8 @@ def test_our_own_kernels_do_the_same_arithmetic(padded: bool) -> None:
     network = HAT(config).eval()
     network = pad_channels(network) if padded else network
     shape = (1, 3, 32, 48)
-    before, after = trace_network(network, shape), trace_network(fuse_attention(network), shape)
+    fused = with_attention(network, "triton")
+    before, after = trace_network(network, shape), trace_network(fused, shape)
     assert total(before, "flops") == total(after, "flops")
     assert total(before, "read") > total(after, "read")
     assert total(before, "launches") > total(after, "launches")

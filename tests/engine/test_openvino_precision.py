@@ -19,8 +19,8 @@ from hatvid.engine.fidelity import compare, probe
 from hatvid.engine.openvino import OpenVINOEngine, _translate, native_bf16
 from hatvid.engine.openvino_precision import keep_stream_in_fp32, stream_operators
 from hatvid.errors import EngineError
+from hatvid.model.attention_form import with_attention
 from hatvid.model.hat import HAT, HATConfig
-from hatvid.model.separate import separate_projections
 from hatvid.model.tail import collapse_tail
 
 DEPTHS = (8,) * 4
@@ -38,7 +38,7 @@ def deep() -> HAT:
         upscale=2,
         window_size=8,
     )
-    return separate_projections(collapse_tail(redrawn(config)))
+    return with_attention(collapse_tail(redrawn(config)), "split_qkv")
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hatvid.errors import CheckpointError
+from hatvid.model.attention_form import with_attention
 from hatvid.model.blocks import CAB, HAB, OCAB
 from hatvid.model.forms import Forms
-from hatvid.model.fused import fuse_attention
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.model.padded import pad_channels
 from hatvid.model.precision import lower_precision, plan_rescale, rescale
-from hatvid.model.separate import separate_projections
 from hatvid.model.tail import collapse_tail
 from hatvid.model.whole import WholeFrame
 from hatvid.model.zoo import load_model
@@ -81,8 +80,8 @@ def test_every_form_gives_the_same(picture: Tensor, switches: dict[str, Any]) ->
     forms = {
         "collapsed": collapsed,
         "padded": pad_channels(collapsed),
-        "fused": fuse_attention(collapsed),
-        "separate": separate_projections(collapsed),
+        "fused": with_attention(collapsed, "triton"),
+        "separate": with_attention(collapsed, "split_qkv"),
         "rescaled": rescale(collapsed, plan),
         "chunked": WholeFrame(model, chunk=2, strip=8),
         "as engines have it": Forms(model).form("fp32", chunked=True, padded=True),

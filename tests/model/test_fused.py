@@ -13,8 +13,9 @@ from hatvid.engine.capture_safety import check_capturable
 from hatvid.engine.prepare import prepared
 from hatvid.engine.recorded import RecordedEngine
 from hatvid.engine.runtime import HostRuntime
+from hatvid.model.attention import BiasedAttention
+from hatvid.model.attention_form import with_attention
 from hatvid.model.forms import Forms
-from hatvid.model.fused import fuse_attention
 from hatvid.model.hat import HAT, HATConfig
 
 DEPTHS = (2, 2)
@@ -56,7 +57,8 @@ def test_in_float64(model: HAT) -> None:
 
     exact = copy.deepcopy(model).double()
     x = _picture(33, 50).double()
-    torch.testing.assert_close(fuse_attention(exact)(x), exact(x), rtol=0, atol=1e-12)
+    fused = with_attention(exact, "triton")
+    torch.testing.assert_close(fused(x), exact(x), rtol=0, atol=1e-12)
 
 
 def _operators(network: HAT, x: Tensor) -> Counter[str]:
@@ -71,7 +73,8 @@ def _operators(network: HAT, x: Tensor) -> Counter[str]:
 
 def test_no_map_is_shifted_partitioned_or_unfolded(model: HAT) -> None:
     x = _picture(32, 48)
-    plain, fused = (_operators(network, x) for network in (model, fuse_attention(model)))
+    plain = _operators(model, x)
+    fused = _operators(with_attention(model, "triton"), x)
     assert plain["aten.index_select"] > 0
     assert fused["hatvid.window_attention"] == sum(DEPTHS)
     assert fused["hatvid.overlap_attention"] == len(DEPTHS)
@@ -80,9 +83,10 @@ def test_no_map_is_shifted_partitioned_or_unfolded(model: HAT) -> None:
 
 
 def test_the_model_stays_as_it_is_and_shares_its_weights(model: HAT) -> None:
-    before = [(name, type(module)) for name, module in model.named_modules()]
-    fused = fuse_attention(model)
-    assert [(name, type(module)) for name, module in model.named_modules()] == before
+    assert {m.attention for m in model.modules() if isinstance(m, BiasedAttention)} == {"sdpa"}
+    fused = with_attention(model, "triton")
+    assert {m.attention for m in model.modules() if isinstance(m, BiasedAttention)} == {"sdpa"}
+    assert {m.attention for m in fused.modules() if isinstance(m, BiasedAttention)} == {"triton"}
     assert {id(p) for p in fused.parameters()} == {id(p) for p in model.parameters()}
 
 

@@ -9,9 +9,9 @@ from redrawn import redrawn
 
 import hatvid.engine.openvino as openvino_engine
 from hatvid.engine import TileSpec
+from hatvid.model.attention_form import with_attention
 from hatvid.model.forms import Forms
 from hatvid.model.hat import HAT, HATConfig
-from hatvid.model.separate import separate_projections
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["bias", "no-bias"])
@@ -26,13 +26,13 @@ def test_it_is_the_same_network(model: HAT, size: tuple[int, int], batch: int) -
     exact = HAT(model.config).double().eval().requires_grad_(False)
     exact.load_state_dict(model.state_dict())
     frames = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(2)).double()
-    expected, result = exact(frames), separate_projections(exact)(frames)
+    expected, result = exact(frames), with_attention(exact, "split_qkv")(frames)
     assert float((result - expected).abs().max()) < 1e-12 * float(expected.std())
 
 
 def test_the_given_model_stays_and_its_weights_are_shared(model: HAT) -> None:
     names = list(model.state_dict())
-    separate = separate_projections(model)
+    separate = with_attention(model, "split_qkv")
     assert list(model.state_dict()) == names
     theirs = {p.untyped_storage().data_ptr() for p in model.parameters()}
     assert {p.untyped_storage().data_ptr() for p in separate.parameters()} <= theirs
