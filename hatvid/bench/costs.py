@@ -174,9 +174,9 @@ def operator_cost(
     if func == aten.convolution.default:
         return _convolution(base, args[0], args[1], args[2], results[0])
     if own:
-        # (N, tokens, 3 C) and (kinds, heads, queries, keys): each token has so many keys.
+        # (N, tokens, C) and (kinds, heads, queries, keys): each token has so many keys.
         qkv, bias = args[:2]
-        scores = qkv.shape[0] * qkv.shape[1] * bias.shape[1] * bias.shape[3]
+        scores = results[0].shape[0] * results[0].shape[1] * bias.shape[1] * bias.shape[3]
         head = qkv.shape[2] // (3 * bias.shape[1])
         return replace(base, flops=4 * scores * head, elements=scores)
     if func in GATHERS:

@@ -89,7 +89,7 @@ def _compiled(
     for dtype in dtypes:
         for kernel, fixed in (
             (window_kernel, {"SHIFT": WINDOW // 2}),
-            (overlap_kernel, {"OVERLAP": OVERLAP}),
+            (overlap_kernel, {"OVERLAP": OVERLAP, "ABOVE": 0, "BELOW": 0}),
         ):
             for head_dim in head_dims:
                 for target in targets:

@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hatvid.model.attention import WindowTables
 from hatvid.model.blocks import CAB, HAB, OCAB
+from hatvid.model.window_ops import overlap_attention, window_attention
 
 __all__ = ["CAB_HALO", "around", "hab_in_place", "ocab_in_place", "parts"]
 
@@ -81,10 +83,17 @@ def hab_in_place(
 
 def _self_attention(block: HAB, tokens: Tensor, bias: Tensor) -> Tensor:
     """(N, windows * M*M, C) -> the same, for windows of one kind."""
-    qkv = block.attn.qkv(block.norm1(tokens))
-    q, k, v = qkv.view(-1, block.attn.window_size**2, qkv.shape[-1]).chunk(3, dim=-1)
-    out: Tensor = block.attn.proj(block.attn.attend(q, k, v, bias).view(*tokens.shape[:2], -1))
-    return out
+    attention, window = block.attn, block.attn.window_size
+    qkv = attention.qkv(block.norm1(tokens))
+    windows = qkv.view(-1, window**2, qkv.shape[-1])
+    if attention.attention == "triton":
+        # Each window is a map of its own: it was gathered in its order, shift and all.
+        size = (window, window, window, 0)
+        out = window_attention(windows, bias, *size, attention.scale, attention.num_heads)
+    else:
+        out = attention.attend(*windows.chunk(3, dim=-1), bias)
+    projected: Tensor = attention.proj(out.view(*tokens.shape[:2], -1))
+    return projected
 
 
 def _cab(
@@ -125,61 +134,100 @@ def _cab(
 def ocab_in_place(block: OCAB, x: Tensor, tables: WindowTables, *, chunk: int) -> None:
     """x <- OCAB(x).
 
-    Keys and values of a row of windows reach into the rows above and below. Going from
-    top to bottom, queries, keys and values are kept for the Mo rows that one row of windows
-    looks at: those below it are computed before anything there is written, and the lowest
-    2 * margin rows serve the next row of windows too. So each token goes through the
+    Keys and values of a window reach into the rows above and below it. Going from top to
+    bottom, queries, keys and values are kept for a band of rows: some rows of windows, with
+    the rows around them that they look at. Those below are computed before anything there is
+    written, and the last of a band serve the next band too. So each token goes through the
     linear layer once, and no second map is needed.
 
     Args:
         block: its submodules may be of any dtypes.
         x: (N, H*W, C), contiguous.
         tables: of the map.
-        chunk: windows at a time; never more than lie beside each other.
+        chunk: windows at a time: whole rows of them, or, if it is less, a part of one row.
     """
     window, margin = block.window_size, tables.margin
     grid = _grid(x, tables)
     bias = block.current_bias(tables)
     columns = tables.width // window
-    band: Tensor | None = None
-    done = 0  # rows of the map that went through the linear layer
-    for row in range(tables.height // window):
-        until = min((row + 1) * window + margin, tables.height)
-        fresh = block.qkv(block.norm1(grid[:, done:until]))
-        if band is None:
-            # Zeros stand around the map where keys and values are: no bias there.
-            band = fresh.new_zeros(
-                x.shape[0], block.overlap_size, tables.width + 2 * margin, fresh.shape[-1]
-            )
-            top = margin
-        else:
-            top = 2 * margin
-            band[:, :top] = band[:, window:].clone()
-        bottom = top + until - done
-        band[:, top:bottom, margin : margin + tables.width] = fresh
-        band[:, bottom:].zero_()
+    most = max(chunk // x.shape[0], 1)
+    kept: Tensor | None = None
+    start = done = 0  # rows of the map: the band's first, and those behind the linear layer
+    for first, last in parts(tables.height // window, max(most // columns, 1)):
+        top, bottom = first * window, last * window
+        until = max(min(bottom + margin, tables.height), done)
+        band = block.qkv(block.norm1(grid[:, done:until]))
+        if kept is not None:
+            band = torch.cat((kept, band), dim=1)
         done = until
-        del fresh
-        own = grid[:, row * window : (row + 1) * window]
-        for start, stop in parts(columns, max(chunk // x.shape[0], 1)):
-            tokens = own[:, :, start * window : stop * window]
-            seen = band[:, :, start * window : stop * window + 2 * margin]
-            tokens = tokens + block.proj(_cross_attention(block, seen, margin, bias))
+        around = top - start, until - bottom
+        own = grid[:, top:bottom]
+        attended = _attended(block, band, *around, bias) if block.attention == "triton" else None
+        for left, right in parts(columns, most):
+            across = slice(left * window, right * window)
+            out = (
+                _cross_attention(block, band, *around, left, right, margin, bias)
+                if attended is None
+                else attended[:, :, across]
+            )
+            tokens = own[:, :, across]
+            tokens = tokens + block.proj(out)
             tokens = tokens + block.mlp(block.norm2(tokens))
-            own[:, :, start * window : stop * window] = tokens
+            own[:, :, across] = tokens
+        if bottom < tables.height:
+            next_start = max(bottom - margin, 0)
+            kept = band[:, next_start - start :].clone()
+            start = next_start
+        del band, attended, out
 
 
-def _cross_attention(block: OCAB, seen: Tensor, margin: int, bias: Tensor) -> Tensor:
-    """Windows beside each other: (N, Mo, n*M + 2*margin, 3C) -> (N, M, n*M, C)."""
+def _attended(block: OCAB, band: Tensor, above: int, below: int, bias: Tensor) -> Tensor:
+    """Rows of windows, by the operator: (N, rows, W, 3C) -> (N, rows - above - below, W, C)."""
+    batch, height, width = band.shape[:3]
+    size = (height, width, block.window_size, block.overlap_size)
+    tokens = overlap_attention(
+        band.flatten(1, 2), bias, *size, block.scale, block.num_heads, above, below
+    )
+    return tokens.view(batch, height - above - below, width, -1)
+
+
+def _cross_attention(
+    block: OCAB,
+    band: Tensor,
+    above: int,
+    below: int,
+    left: int,
+    right: int,
+    margin: int,
+    bias: Tensor,
+) -> Tensor:
+    """Some columns of windows: (N, rows, W, 3C) -> (N, rows - above - below, n*M, C).
+
+    Args:
+        band: rows of windows, with rows around them.
+        above: rows of the band before the first window.
+        below: rows of the band behind the last window.
+        left: the first column of windows.
+        right: behind the last.
+        margin: how far keys and values reach beyond a window, into zeros where the band ends.
+        bias: as of ``attend``.
+    """
     window, overlap = block.window_size, block.overlap_size
-    batch, _, wide, dim = *seen.shape[:3], seen.shape[3] // 3
-    count = (wide - 2 * margin) // window
-    q = seen[:, margin : margin + window, margin : wide - margin, :dim]
-    q = q.reshape(batch, window, count, window, dim).transpose(1, 2).reshape(-1, window**2, dim)
-    kv = seen[..., dim:].unfold(2, overlap, window)  # (N, Mo, n, 2C, Mo)
-    k, v = kv.permute(0, 2, 1, 4, 3).reshape(-1, overlap**2, 2 * dim).chunk(2, dim=-1)
-    out = block.attend(q, k, v, bias).view(batch, count, window, window, dim)
-    return out.transpose(1, 2).flatten(2, 3)
+    batch, high, wide, dim = *band.shape[:3], band.shape[3] // 3
+    own, count = high - above - below, right - left
+    q = band[:, above : above + own, left * window : right * window, :dim]
+    q = q.reshape(batch, own // window, window, count, window, dim).transpose(2, 3)
+    west, east = left * window - margin, right * window + margin
+    # Zeros stand around the map where keys and values are: no bias there.
+    seen = F.pad(
+        band[:, :, max(west, 0) : min(east, wide), dim:],
+        (0, 0, max(-west, 0), max(east - wide, 0), margin - above, margin - below),
+    )
+    kv = seen.unfold(1, overlap, window).unfold(2, overlap, window)  # (N, rows, n, 2C, Mo, Mo)
+    k, v = kv.permute(0, 1, 2, 4, 5, 3).reshape(-1, overlap**2, 2 * dim).chunk(2, dim=-1)
+    out = block.attend(q.reshape(-1, window**2, dim), k, v, bias)
+    out = out.view(batch, own // window, count, window, window, dim).transpose(2, 3)
+    return out.flatten(3, 4).flatten(1, 2)
 
 
 def _grid(x: Tensor, tables: WindowTables) -> Tensor:

@@ -197,19 +197,25 @@ def overlap_kernel(
     HEAD_DIM: tl.constexpr,
     WINDOW: tl.constexpr,
     OVERLAP: tl.constexpr,
+    ABOVE: tl.constexpr,
+    BELOW: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Overlapping cross-attention; a program for each window, head and block of queries."""
+    """Overlapping cross-attention; a program for each window, head and block of queries.
+
+    Windows of queries leave out the first ABOVE rows of the map and the last BELOW, and so
+    does what is written.
+    """
     AREA: tl.constexpr = WINDOW * WINDOW
     MARGIN: tl.constexpr = (OVERLAP - WINDOW) // 2
     STRIDE: tl.constexpr = 3 * HEADS * HEAD_DIM
-    rows, columns = height // WINDOW, width // WINDOW
+    rows, columns = (height - ABOVE - BELOW) // WINDOW, width // WINDOW
     window = tl.program_id(0)
     head = tl.program_id(1)
     picture = (window // (rows * columns)).to(tl.int64)
-    top, left = ((window // columns) % rows) * WINDOW, (window % columns) * WINDOW
+    top, left = ABOVE + ((window // columns) % rows) * WINDOW, (window % columns) * WINDOW
     numbers = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
     first = qkv + picture * height * width * STRIDE + head * HEAD_DIM
     _attend(
@@ -217,7 +223,9 @@ def overlap_kernel(
         first + HEADS * HEAD_DIM,
         first + 2 * HEADS * HEAD_DIM,
         bias + head * AREA * OVERLAP * OVERLAP,
-        out + picture * height * width * HEADS * HEAD_DIM + head * HEAD_DIM,
+        # Tokens are counted from the map's first, which is not written: so this may lie before
+        # the result, and what is added to it never does.
+        out + (picture * rows * WINDOW - ABOVE) * width * HEADS * HEAD_DIM + head * HEAD_DIM,
         (top + numbers // WINDOW) * width + left + numbers % WINDOW,
         numbers,
         top - MARGIN,
@@ -248,7 +256,7 @@ def run_window(
     heads: int,
 ) -> Tensor:
     """See :func:`hatvid.model.window_ops.window_attention`."""
-    return _run(window_kernel, qkv, bias, height, width, window, scale, heads, SHIFT=shift)
+    return _run(window_kernel, qkv, bias, height, width, window, scale, heads, height, SHIFT=shift)
 
 
 def run_overlap(
@@ -260,9 +268,13 @@ def run_overlap(
     overlap: int,
     scale: float,
     heads: int,
+    above: int = 0,
+    below: int = 0,
 ) -> Tensor:
     """See :func:`hatvid.model.window_ops.overlap_attention`."""
-    return _run(overlap_kernel, qkv, bias, height, width, window, scale, heads, OVERLAP=overlap)
+    sizes = {"OVERLAP": overlap, "ABOVE": above, "BELOW": below}
+    rows = height - above - below
+    return _run(overlap_kernel, qkv, bias, height, width, window, scale, heads, rows, **sizes)
 
 
 def _run(
@@ -274,12 +286,14 @@ def _run(
     window: int,
     scale: float,
     heads: int,
+    rows: int,
     **sizes: int,
 ) -> Tensor:
+    """Run a kernel; ``rows`` of the map are its windows of queries."""
     head_dim = qkv.shape[-1] // (3 * heads)
-    out = qkv.new_empty(*qkv.shape[:2], heads * head_dim)
+    out = qkv.new_empty(len(qkv), rows * width, heads * head_dim)
     blocks = blocks_for(head_dim, qkv.element_size())
-    windows = qkv.shape[0] * (height // window) * (width // window)
+    windows = len(qkv) * (rows // window) * (width // window)
     grid = (windows, heads, triton.cdiv(window**2, blocks["BLOCK_M"]))
     # Not the current device, if there are several GPUs, but that of the map.
     with torch.cuda.device_of(qkv):  # type: ignore[no-untyped-call]

@@ -91,40 +91,46 @@ def overlap_attention(
     overlap: int,
     scale: float,
     heads: int,
+    above: int = 0,
+    below: int = 0,
 ) -> Tensor:
     """Overlapping cross-attention between its two projections (paper, section 3.2.3).
 
     Args:
         qkv: as :func:`window_attention`.
         bias: (1, heads, M*M, Mo*Mo), contiguous.
-        height: H, a multiple of the window.
-        width: W, likewise.
+        height: H; without ``above`` and ``below`` a multiple of the window.
+        width: W, a multiple of the window.
         window: M, side of a window of queries.
         overlap: Mo, side of a window of keys, which are zero outside of the map.
         scale: factor of q k^T.
         heads: number of heads.
+        above: rows of the map before the first window of queries: a map may be a band of rows
+            of a higher one, with the rows around it that its windows of keys look at.
+        below: rows of the map behind the last window of queries.
 
     Returns:
-        (N, H*W, heads * D).
+        (N, (H - above - below) * W, heads * D).
 
     Raises:
         EngineError: an operand is not what is said above.
     """
-    _check_overlap(qkv, bias, height, width, window, overlap, heads)
+    _check_overlap(qkv, bias, height, width, window, overlap, heads, above, below)
     batch, _, channels = qkv.shape
-    rows, columns, margin = height // window, width // window, (overlap - window) // 2
+    own = height - above - below
+    rows, columns, margin = own // window, width // window, (overlap - window) // 2
     bias = _from_memory(bias, 1, heads, window**2, overlap**2)
     grid = _from_memory(qkv, batch, height, width, channels)
-    q, kv = grid[..., : channels // 3], grid[..., channels // 3 :]
+    q, kv = grid[:, above : above + own, :, : channels // 3], grid[..., channels // 3 :]
     q = q.reshape(batch, rows, window, columns, window, -1).transpose(2, 3)
-    seen = F.pad(kv, (0, 0, margin, margin, margin, margin))
+    seen = F.pad(kv, (0, 0, margin, margin, margin - above, margin - below))
     seen = seen.unfold(1, overlap, window).unfold(2, overlap, window)
     keys = seen.permute(0, 1, 2, 4, 5, 3).reshape(-1, overlap**2, channels // 3 * 2)
     tokens = q.reshape(-1, window**2, channels // 3)
     k, v = keys.chunk(2, -1)
     out = _attention(tokens, k, v, bias[0], scale, heads)
     out = out.view(batch, rows, columns, window, window, -1).transpose(2, 3)
-    return out.reshape(batch, height * width, -1)
+    return out.reshape(batch, own * width, -1)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, heads: int) -> Tensor:
@@ -165,9 +171,11 @@ def _overlap_of_fakes(
     overlap: int,
     scale: float,
     heads: int,
+    above: int = 0,
+    below: int = 0,
 ) -> Tensor:
-    _check_overlap(qkv, bias, height, width, window, overlap, heads, addresses=False)
-    return qkv.new_empty(*qkv.shape[:2], qkv.shape[2] // 3)
+    _check_overlap(qkv, bias, height, width, window, overlap, heads, above, below, addresses=False)
+    return qkv.new_empty(len(qkv), (height - above - below) * width, qkv.shape[2] // 3)
 
 
 @window_attention.register_kernel("cuda")
@@ -197,11 +205,13 @@ def _overlap_on_cuda(
     overlap: int,
     scale: float,
     heads: int,
+    above: int = 0,
+    below: int = 0,
 ) -> Tensor:
     from hatvid.model.window_kernels import run_overlap
 
-    _check_overlap(qkv, bias, height, width, window, overlap, heads)
-    return run_overlap(qkv, bias, height, width, window, overlap, scale, heads)
+    _check_overlap(qkv, bias, height, width, window, overlap, heads, above, below)
+    return run_overlap(qkv, bias, height, width, window, overlap, scale, heads, above, below)
 
 
 def _check_windows(
@@ -221,7 +231,7 @@ def _check_windows(
         addresses: the operands have memory; fake ones have offsets in it only.
     """
     operator = "window_attention"
-    _check_map(operator, qkv, height, width, window, heads, addresses)
+    _check_map(operator, qkv, (height, height), width, window, heads, addresses)
     _need(0 <= shift < window, operator, "shift", shift, f"0 to {window - 1}")
     kinds = 4 if shift else 1
     _check_bias(operator, bias, qkv, (kinds, heads, window**2, window**2), addresses)
@@ -235,23 +245,37 @@ def _check_overlap(
     window: int,
     overlap: int,
     heads: int,
+    above: int,
+    below: int,
     *,
     addresses: bool = True,
 ) -> None:
     """Raise EngineError unless :func:`overlap_attention` reads the right memory."""
     operator = "overlap_attention"
-    _check_map(operator, qkv, height, width, window, heads, addresses)
+    for name, value in (("above", above), ("below", below)):
+        _need(value >= 0, operator, name, value, "at least 0")
+    own = height - above - below
+    _check_map(operator, qkv, (height, own), width, window, heads, addresses)
     surrounds = overlap >= window and (overlap - window) % 2 == 0
     _need(surrounds, operator, "overlap", overlap, f"{window} and an even number more")
     _check_bias(operator, bias, qkv, (1, heads, window**2, overlap**2), addresses)
 
 
 def _check_map(
-    operator: str, qkv: Tensor, height: int, width: int, window: int, heads: int, addresses: bool
+    operator: str,
+    qkv: Tensor,
+    rows: tuple[int, int],
+    width: int,
+    window: int,
+    heads: int,
+    addresses: bool,
 ) -> None:
+    """``rows``: of the map, and of its windows of queries."""
+    height, own = rows
     for name, value in (("window", window), ("heads", heads)):
         _need(value >= 1, operator, name, value, "at least 1")
-    for name, value in (("height", height), ("width", width)):
+    kind = "height" if own == height else "height without the rows above and below"
+    for name, value in ((kind, own), ("width", width)):
         fits = value >= 1 and value % window == 0
         _need(fits, operator, name, value, f"a multiple of the window, {window}")
     shape = tuple(qkv.shape)

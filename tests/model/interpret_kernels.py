@@ -2,6 +2,7 @@
 
 A program of its own: Triton looks at TRITON_INTERPRET when it is imported. Prints one JSON
 object, errors by case, as shares of the largest value of the exact result. With the argument
+``band``: of a band of rows, against the same rows of the whole map. With the argument
 ``scrambled``: of a channels-last bias, and how far from what the operators compute on a CPU,
 and from the right result, all in fp32.
 """
@@ -36,6 +37,9 @@ KINDS = {"windows": (0, 16), "shifted windows": (8, 16), "overlapping windows": 
 def main() -> None:
     errors = {}
     torch.manual_seed(4)
+    if "band" in sys.argv:
+        print(json.dumps(_band()))  # noqa: T201
+        return
     if "scrambled" in sys.argv:
         print(json.dumps(_scrambled()))  # noqa: T201
         return
@@ -89,6 +93,16 @@ def _error(
     assert found.shape == exact.shape
     assert F.mse_loss(exact, torch.zeros_like(exact)) > 0
     return float((found.double() - exact).abs().max() / exact.abs().max())
+
+
+def _band() -> dict[str, float]:
+    """Overlapping windows of the middle row of a map, from a band of its rows, in fp32."""
+    qkv, bias = torch.randn(2, 48 * 16, 3 * 16), torch.randn(1, 1, 256, 576)
+    whole = window_ops.overlap_attention(qkv, bias, 48, 16, 16, 24, 0.25, 1)
+    band = qkv[:, 12 * 16 : 36 * 16].contiguous()
+    found = run_overlap(band, bias, 24, 16, 16, 24, 0.25, 1, 4, 4)
+    exact = whole[:, 16 * 16 : 32 * 16]
+    return {"band fp32": float((found - exact).abs().max() / exact.abs().max())}
 
 
 def _scrambled() -> dict[str, float]:

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from hatvid.engine.base import TileSpec
 from hatvid.engine.eager import EagerEngine
+from hatvid.model.attention import BiasedAttention
+from hatvid.model.attention_form import with_attention
+from hatvid.model.forms import Forms
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.model.precision import lower_precision, plan_rescale, rescale
 from hatvid.model.scaled import RescaledRHAG
@@ -178,6 +181,63 @@ def test_in_16_bits(float_hat: HAT, dtype: torch.dtype, wide: bool) -> None:
     # As far from fp32 as the network in one pass: what differs are roundings.
     assert (whole - exact).std() < 1.2 * plain
     assert plain < 0.1 * exact.std()
+
+
+@pytest.fixture
+def operators_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention on windows that were cut out of the map is an error."""
+
+    def attend(*operands: object) -> Tensor:
+        raise AssertionError("windows were cut out")
+
+    monkeypatch.setattr(BiasedAttention, "attend", attend)
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("operators_alone")
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("chunk", [1, 7, 33, 64, 1000])
+def test_fused_in_chunks_is_fused_at_once(
+    pair: Callable[[HATConfig], Pair], chunk: int, batch: int
+) -> None:
+    """7 x 10 windows, of all four kinds: a part of a row at a time, some rows, the whole map."""
+    fused = with_attention(pair(SMALL)[0], "triton")
+    x = picture(53, 75, batch=batch)
+    assert error(WholeFrame(fused, chunk=chunk, strip=9)(x), fused(x)) <= 1e-9
+
+
+@torch.inference_mode()
+@pytest.mark.usefixtures("operators_alone")
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0, 2.0, 3.0])
+def test_fused_in_bands_of_any_overlap(pair: Callable[[HATConfig], Pair], ratio: float) -> None:
+    """Keys from within a window, and from beyond the windows around it."""
+    fused = with_attention(pair(replace(SMALL, overlap_ratio=ratio))[0], "triton")
+    for height, width in ((53, 75), (5, 11), (40, 8)):
+        x = picture(height, width)
+        for chunk in (5, 25):
+            assert error(WholeFrame(fused, chunk=chunk, strip=9)(x), fused(x)) <= 1e-9
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("ratio", [0.0, 2.0, 3.0])
+def test_bands_of_any_overlap(pair: Callable[[HATConfig], Pair], ratio: float) -> None:
+    ours, _ = pair(replace(SMALL, overlap_ratio=ratio))
+    x = picture(53, 75)
+    for chunk in (5, 25, 1000):
+        assert error(WholeFrame(ours, chunk=chunk, strip=9)(x), ours(x)) <= 1e-9
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_fused_in_chunks_in_the_form_that_a_gpu_runs(float_hat: HAT, precision: str) -> None:
+    x = picture(53, 75, dtype=torch.float32)
+    forms = Forms(float_hat)
+    fused = forms.form(precision, padded=True, fused=True)
+    whole = forms.form(precision, padded=True, fused=True, chunked=True)
+    assert isinstance(whole, WholeFrame)
+    exact = float_hat(x)
+    plain = (fused(x) - exact).std()
+    assert (whole(x) - exact).std() < 1.2 * plain + 1e-6 * exact.std()
 
 
 @torch.inference_mode()

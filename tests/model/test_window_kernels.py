@@ -53,6 +53,13 @@ def test_near_enough_at_a_size_with_every_kind_of_window() -> None:
 
 
 @pytest.mark.long
+def test_a_band_of_rows() -> None:
+    errors = _errors("band")
+    assert len(errors) == 1
+    _check(errors)
+
+
+@pytest.mark.long
 def test_a_scrambled_bias_is_wrong_as_the_operators_are_on_a_cpu() -> None:
     """They read memory as the kernels do, or a CPU could not find operands laid out wrongly."""
     errors = _errors("scrambled")

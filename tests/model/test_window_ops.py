@@ -165,6 +165,29 @@ def test_a_shift_is_less_than_a_window(shift: int) -> None:
         window_attention(*operands)
 
 
+@pytest.mark.parametrize(
+    ("above", "below", "message"),
+    [(-4, 0, "above is -4"), (0, -1, "below is -1"), (4, 0, "above and below is 12, and must")],
+)
+def test_a_band_holds_whole_windows(above: int, below: int, message: str) -> None:
+    with pytest.raises(EngineError, match=message):
+        overlap_attention(*_overlap_operands(), above, below)
+
+
+def test_a_band_of_rows_gives_those_rows_of_the_map() -> None:
+    qkv, bias, height, width, window, overlap, *rest = _overlap_operands()
+    whole = overlap_attention(qkv, bias, height, width, window, overlap, *rest)
+    margin, own = 2, window * width
+    first = qkv[:, : own + margin * width].contiguous()
+    last = qkv[:, own - margin * width :].contiguous()
+    size = (window + margin, width, window, overlap)
+    parts = (
+        overlap_attention(first, bias, *size, *rest, 0, margin),
+        overlap_attention(last, bias, *size, *rest, margin, 0),
+    )
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("overlap", [6, 11])
 def test_windows_of_keys_surround_those_of_queries(overlap: int) -> None:
     operands = list(_overlap_operands())
