@@ -6,13 +6,14 @@ network takes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import lcm
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hatvid.engine import COMPILERS, ON_CUDA, ResolvedEngine, TileSpec
+from hatvid.engine import COMPILERS, ON_CUDA, RECORDING, ResolvedEngine, TileSpec
 from hatvid.engine.memory import (
     MEMORY_SHARE,
     MIN_TILE,
@@ -21,7 +22,14 @@ from hatvid.engine.memory import (
     choose_tile,
 )
 from hatvid.errors import OptionError
+from hatvid.frame_memory import (
+    network_bytes,
+    pieces_by_size,
+    recorded_frame_bytes,
+    tile_bytes,
+)
 from hatvid.model.forms import Forms
+from hatvid.model.whole import Pieces
 from hatvid.options import WINDOW, TileOptions
 from hatvid.tiling import TilePlan
 
@@ -73,7 +81,9 @@ class FramePlanner:
         fixed: the engine was asked for by name, and no other may take its place.
         options: tile, overlap, batch.
         device: whose memory counts.
-        streams: tiles that a CPU computes side by side.
+        runs: the network in the form that the engine is given, in chunks or not; the one that
+            takes most, if more than one may be. It is counted for engines that PyTorch runs.
+        streams: tiles that a CPU computes side by side; networks that a GPU does.
         sharers: of the device's memory.
     """
 
@@ -86,6 +96,7 @@ class FramePlanner:
         fixed: bool,
         options: TileOptions,
         device: torch.device,
+        runs: Callable[[bool], nn.Module] | None = None,
         streams: int = 1,
         sharers: int = 1,
     ) -> None:
@@ -97,7 +108,10 @@ class FramePlanner:
         self._device = device
         self._runs_by, self._streams = engine, streams
         self._sharers = sharers
-        self._bytes_per_pixel: int | None = None
+        self._runs = runs or (lambda chunked: forms.form(chunked=chunked))
+        self._recorded = engine in RECORDING
+        self._tile_bytes: tuple[int, int] | None = None
+        self._counted: dict[tuple[TileSpec, bool, Pieces | None], int] = {}
         self._plans: dict[tuple[int, int], FramePlan] = {}
 
     @property
@@ -117,7 +131,9 @@ class FramePlanner:
             if tile == "auto":
                 plan = self._auto(height, width)
             elif tile == 0:
-                plan = FramePlan(self._cut(height, width, 0), self._in_chunks(height, width))
+                plan = self._whole(height, width) or FramePlan(
+                    self._cut(height, width, 0), self._in_chunks(height, width)
+                )
             else:
                 plan = FramePlan(self._cut(height, width, tile), asked=tile)
             self._plans[height, width] = replace(plan, batch=self._filling(plan))
@@ -161,13 +177,47 @@ class FramePlanner:
         )
 
     def _auto(self, height: int, width: int) -> FramePlan:
-        free = self._free(height, width)
-        if self._engine not in COMPILERS and self._forms.rewritable:
-            needed = self._forms.whole_bytes(height, width, self._batch)
-            if needed <= free * MEMORY_SHARE:
-                return FramePlan(self._cut(height, width, 0), self._in_chunks(height, width))
-        tile = choose_tile(height, width, self._cost(), free, self._least_overlap)
+        if (plan := self._whole(height, width)) is not None and self._fits(plan):
+            return plan
+        fixed, cost = self._cost()
+        free = max(self._free(height, width) - int(fixed / MEMORY_SHARE), 0)
+        tile = choose_tile(height, width, cost, free, self._least_overlap)
         return FramePlan(self._cut(height, width, tile), asked=tile)
+
+    def _whole(self, height: int, width: int) -> FramePlan | None:
+        """The whole frame, as PyTorch runs it: at once where that fits and is faster, else in
+        the largest chunks that fit, or in the smallest; None if it is not ours to cut."""
+        if not self._forms.rewritable or self._engine in COMPILERS:
+            return None
+        asked = self._options.chunked
+        plan = FramePlan(self._cut(height, width, 0))
+        # Without a recording chunks are no slower: what they compute with stays in the cache.
+        if asked is False or (asked is None and self._recorded and self._fits(plan)):
+            return plan
+        plan = replace(plan, chunked=True)
+        if self._recorded or self._device.type == "cuda":
+            spec = self._whole_spec(plan)
+            for pieces in pieces_by_size(spec, self._forms.grid):
+                self._forms.pieces[spec.height, spec.width] = pieces
+                if self._fits(plan):
+                    break
+        return plan
+
+    def _fits(self, plan: FramePlan) -> bool:
+        """Whether there is memory for a whole frame."""
+        spec = self._whole_spec(plan)
+        pieces = self._forms.pieces.get((spec.height, spec.width)) if plan.chunked else None
+        if (spec, plan.chunked, pieces) not in self._counted:
+            network = self._runs(plan.chunked)
+            needed = network_bytes(network, spec, on_gpu=self._device.type == "cuda")
+            self._counted[spec, plan.chunked, pieces] = needed * (
+                self._streams if self._recorded else 1
+            )
+        free = self._free(plan.tiles.height, plan.tiles.width)
+        return self._counted[spec, plan.chunked, pieces] <= free * MEMORY_SHARE
+
+    def _whole_spec(self, plan: FramePlan) -> TileSpec:
+        return replace(plan, batch=self._batch).spec(self._scale, self._device)
 
     def _in_chunks(self, height: int, width: int) -> bool:
         """Whether a whole frame that was asked for has to be run in chunks."""
@@ -175,15 +225,12 @@ class FramePlanner:
             return False
         if self._options.chunked is not None:
             return self._options.chunked
-        if self._engine == "eager":
-            return True
         free = self._free(height, width)
-        if choose_tile(height, width, self._cost(), free, self._least_overlap) == 0:
+        _, cost = self._cost()
+        if choose_tile(height, width, cost, free, self._least_overlap) == 0:
             return False
-        if self._engine not in COMPILERS:
-            return True
         if self._fixed:
-            needed = self._cost() * height * width / GIGABYTE
+            needed = cost * height * width / GIGABYTE
             raise OptionError(
                 f"engine {self._engine} takes about {needed:.1f} GB for a whole frame of "
                 f"{width}x{height}, and {free / GIGABYTE:.1f} GB are free; engine eager runs it "
@@ -205,20 +252,31 @@ class FramePlanner:
             return self._batch
         if wanted <= 1:
             return 1
-        room = int(self._free(plan.tiles.height, plan.tiles.width) * MEMORY_SHARE)
-        return max(1, min(wanted, room // (self._cost() * pixels)))
+        fixed, cost = self._cost()
+        room = int(self._free(plan.tiles.height, plan.tiles.width) * MEMORY_SHARE) - fixed
+        return max(1, min(wanted, room // (cost * pixels)))
 
-    def _cost(self) -> int:
-        if self._bytes_per_pixel is None:
-            self._bytes_per_pixel = bytes_per_pixel(
-                self._forms.form(), scale=self._scale, engine=self._engine
-            )
-        return self._bytes_per_pixel * self._batch
+    def _cost(self) -> tuple[int, int]:
+        """Bytes that tiles take whatever their size, and for each pixel of a batch."""
+        if self._tile_bytes is None:
+            if self._recorded and self._forms.rewritable:
+                on_gpu = self._device.type == "cuda"
+                fixed, each = tile_bytes(self._runs(False), self._scale, on_gpu=on_gpu)
+                self._tile_bytes = fixed * self._streams, each * self._streams
+            else:
+                each = bytes_per_pixel(self._forms.form(), scale=self._scale, engine=self._engine)
+                self._tile_bytes = 0, each
+        fixed, each = self._tile_bytes
+        return fixed, each * self._batch
 
     def _free(self, height: int, width: int) -> int:
-        # The result itself, and the strip of it that is being put together.
-        result = 2 * height * width * 3 * self._scale**2 * torch.float32.itemsize
-        return max(available_memory(self._device) // self._sharers - result, 0)
+        """What is left of the device's memory, without what stands around the network."""
+        if self._recorded:
+            around = recorded_frame_bytes(height * width, self._scale, self._streams)
+        else:
+            # The result itself, and the strip of it that is being put together.
+            around = 2 * height * width * 3 * self._scale**2 * torch.float32.itemsize
+        return max(available_memory(self._device) // self._sharers - around, 0)
 
 
 def check_frames(frames: Tensor) -> None:

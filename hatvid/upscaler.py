@@ -131,6 +131,10 @@ class Upscaler:
             fixed=engine_options.engine != "auto",
             options=tile_options,
             device=resolved.device,
+            # Of the two attentions on a GPU PyTorch's, which takes more memory.
+            runs=lambda chunked: forms.form(
+                resolved.precision, chunked=chunked, padded=resolved.device.type == "cuda"
+            ),
             streams=resolved.streams,
             sharers=resolved.sharers,
         )

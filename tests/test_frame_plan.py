@@ -10,12 +10,17 @@ from torch import Tensor
 
 import hatvid.engine
 import hatvid.frame_plan
+from hatvid.engine import TileSpec
 from hatvid.engine.fidelity import compare
 from hatvid.engine.memory import MEMORY_SHARE
 from hatvid.errors import OptionError
+from hatvid.frame_memory import network_bytes, pieces_by_size, recorded_frame_bytes
 from hatvid.frame_plan import FramePlanner
 from hatvid.model.forms import Forms
 from hatvid.model.hat import HAT, HATConfig
+from hatvid.model.precision import RescalePlan
+from hatvid.model.ranges import Ranges
+from hatvid.model.whole import WholeFrame
 from hatvid.options import EngineName, EngineOptions, Precision, TileOptions
 from hatvid.tiling import TilePlan
 from hatvid.upscaler import MendedTile, Upscaler
@@ -93,6 +98,10 @@ def test_a_whole_frame_that_fits_stays_with_the_fast_engine(
     assert (facts.chunked, facts.engine, facts.tiles) == (False, "openvino", 1)
 
 
+def _around(pixels: int, streams: int = 1) -> int:
+    return recorded_frame_bytes(pixels, 2, streams)
+
+
 def _planner(model: HAT, engine: str, streams: int = 1, **options: Any) -> FramePlanner:
     return FramePlanner(
         Forms(model),
@@ -112,10 +121,87 @@ def test_a_recorded_whole_frame_is_run_at_once_where_it_fits(
 ) -> None:
     plan = _planner(model, engine, tile=tile).plan(300, 400)
     assert (plan.tiles.count, plan.chunked) == (1, False)
-    memory = Forms(model).whole_bytes(300, 400, 1) / MEMORY_SHARE + 2 * 4 * 3 * 4 * 300 * 400
-    cpu.setattr(hatvid.frame_plan, "available_memory", lambda device: memory + 1)
-    plan = _planner(model, engine, tile=tile).plan(300, 400)
-    assert (plan.tiles.count, plan.chunked) == (1, True)
+    spec = plan.spec(2, torch.device("cpu"))
+    at_once = network_bytes(Forms(model).form(), spec, on_gpu=False)
+    memory = at_once / MEMORY_SHARE + _around(300 * 400)
+    for free, chunked in ((memory + 9, False), (memory - 9, True)):
+        cpu.setattr(hatvid.frame_plan, "available_memory", lambda device, free=free: free)
+        plan = _planner(model, engine, tile=tile).plan(300, 400)
+        assert (plan.tiles.count, plan.chunked) == (1, chunked)
+
+
+def test_a_recorded_whole_frame_is_run_in_the_largest_chunks_that_fit(
+    model: HAT, cpu: pytest.MonkeyPatch
+) -> None:
+    forms = Forms(model)
+    spec = TileSpec(batch=1, height=304, width=400, scale=2)
+    cuts = list(pieces_by_size(spec, 16))
+    needed = [
+        network_bytes(WholeFrame(model, chunk=cut.chunk, strip=cut.strip), spec, on_gpu=False)
+        for cut in cuts
+    ]
+    assert needed == sorted(needed, reverse=True)
+    for cut, bytes_ in zip(cuts, needed, strict=True):
+        planner = FramePlanner(
+            forms,
+            scale=2,
+            engine="cudagraph",
+            fixed=True,
+            options=TileOptions(chunked=True),
+            device=torch.device("cpu"),
+            runs=lambda chunked: WholeFrame(model, pieces=forms.pieces),
+        )
+        memory = bytes_ / MEMORY_SHARE + _around(300 * 400)
+        cpu.setattr(hatvid.frame_plan, "available_memory", lambda device, free=memory: free + 9)
+        assert planner.plan(300, 400).chunked
+        whole = forms.form(chunked=True)
+        assert isinstance(whole, WholeFrame)
+        assert whole.prepare(304, 400).pieces_for(304, 400) == cut
+        assert (whole.chunk, whole.strip) == cut
+
+
+def test_what_stands_around_the_network_and_each_stream_take_memory(
+    model: HAT, cpu: pytest.MonkeyPatch
+) -> None:
+    spec = TileSpec(batch=1, height=304, width=400, scale=2)
+    at_once = network_bytes(Forms(model).form(), spec, on_gpu=False)
+    for streams in (1, 3):
+        memory = streams * at_once / MEMORY_SHARE + _around(300 * 400, streams)
+        for free, chunked in ((memory + 9, False), (memory - 9, True)):
+            cpu.setattr(hatvid.frame_plan, "available_memory", lambda device, free=free: free)
+            assert _planner(model, "cudagraph", streams).plan(300, 400).chunked is chunked
+
+
+GB_24 = 24 * 10**9
+
+
+def test_hat_at_720p_fits_a_gpu_of_24_gb_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the form that runs: 16 bits, padded, attention in one kernel, of either kind."""
+    monkeypatch.setattr(hatvid.frame_plan, "available_memory", lambda device: GB_24)
+    forms = Forms(HAT(HATConfig.hat()).eval().requires_grad_(False))
+    # What numbers it divides by does not matter, and finding them takes long.
+    depths = HATConfig.hat().depths
+    forms._plan = RescalePlan(
+        s=(1.0,) * len(depths),
+        t=tuple((1.0,) * depth for depth in depths),
+        subnormal=0.0,
+        residual_fp32=False,
+        ranges=Ranges(shallow=0.0, groups=(), body=0.0, tail=0.0),
+    )
+    for fused in (False, True):
+        planner = FramePlanner(
+            forms,
+            scale=4,
+            engine="cudagraph",
+            fixed=False,
+            options=TileOptions(),
+            device=torch.device("cuda", 0),
+            runs=lambda chunked, fused=fused: forms.form(  # type: ignore[misc]
+                "fp16", chunked=chunked, padded=True, fused=fused
+            ),
+        )
+        plan = planner.plan(720, 1280)
+        assert (plan.tiles.count, plan.chunked) == (1, False)
 
 
 @pytest.mark.usefixtures("cpu")
@@ -134,7 +220,7 @@ def test_as_many_tiles_as_a_cpu_computes_side_by_side(model: HAT, cpu: pytest.Mo
     assert _planner(model, "openvino", 2, batch=3).plan(180, 320).batch == 3
     # Memory for one whole frame and a half: that is no reason to cut it into tiles.
     planner = _planner(model, "openvino", 2)
-    cost = planner._cost() * 192 * 320 / MEMORY_SHARE
+    cost = planner._cost()[1] * 192 * 320 / MEMORY_SHARE
     result = 2 * 180 * 320 * 3 * 4 * 4
     cpu.setattr(hatvid.frame_plan, "available_memory", lambda device: 1.5 * cost + result)
     plan = planner.plan(180, 320)
@@ -143,11 +229,10 @@ def test_as_many_tiles_as_a_cpu_computes_side_by_side(model: HAT, cpu: pytest.Mo
 
 def test_but_only_as_many_as_there_is_memory_for(model: HAT, cpu: pytest.MonkeyPatch) -> None:
     planner = _planner(model, "cudagraph", tile=64)
-    cost = planner._cost() * 64 * 64
-    result = 2 * 300 * 400 * 3 * 4 * 4
-    cpu.setattr(
-        hatvid.frame_plan, "available_memory", lambda device: cost * 7.5 / MEMORY_SHARE + result
-    )
+    fixed, each = planner._cost()
+    needed = fixed + each * 64 * 64 * 7.5
+    memory = needed / MEMORY_SHARE + _around(300 * 400)
+    cpu.setattr(hatvid.frame_plan, "available_memory", lambda device: memory)
     assert planner.plan(300, 400).batch == 7
     assert planner.shrink(300, 400) is False
     large = _planner(model, "cudagraph", tile=128)

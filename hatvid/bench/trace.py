@@ -24,8 +24,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hatvid.bench.costs import Operator, attention_cost, operator_cost, tensors, touched
+from hatvid.engine.gpu_attention import gpu_attention
 
-__all__ = ["Trace", "takes_fused", "trace_network"]
+__all__ = ["Trace", "trace_network"]
 
 aten = torch.ops.aten
 
@@ -81,31 +82,6 @@ def trace_network(
             ready(x)
     return Trace(
         operators=tuple(recorder.operators), fused=recorder.fused, unfused=recorder.unfused
-    )
-
-
-def takes_fused(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> bool:
-    """Whether PyTorch has one kernel for an attention.
-
-    Flash attention takes no bias. The memory-efficient kernel and cuDNN's take one, of q's
-    dtype, if vectors of 16 bytes fit: head sizes of a multiple of 8 (fp32: 4), the last axis
-    dense, each row and the beginning on 16 bytes (``sdp_utils.cpp``, PyTorch 2.14).
-
-    Args:
-        q: (N, heads, queries, D).
-        k: (N, heads, keys, D).
-        v: (N, heads, keys, D).
-        bias: broadcasts to (N, heads, queries, keys).
-    """
-    given = [t for t in (q, k, v, bias) if t is not None]
-    vector = 16 // q.element_size()
-    return all(
-        t.dtype == q.dtype
-        and t.stride(-1) == 1
-        and t.shape[-1] % vector == 0
-        and t.storage_offset() % vector == 0
-        and all(step % vector == 0 for step in t.stride()[:-1])
-        for t in given
     )
 
 
@@ -165,19 +141,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         scale: float | None = None,
     ) -> Tensor:
         """In place of ``scaled_dot_product_attention``."""
-        if takes_fused(q, k, v, attn_mask):
-            # The kernel writes (N, queries, heads, D).
-            heads, queries = q.shape[-3:-1]
-            out = q.new_empty((*q.shape[:-3], queries, heads, v.shape[-1])).transpose(-3, -2)
+        out, fused = gpu_attention(q, k, v, attn_mask, dropout_p, is_causal, scale=scale)
+        if fused:
             cost = attention_cost("scaled_dot_product_attention", q, k, v, attn_mask, out)
             self.operators.append(cost)
-            self.fused += 1
-            return out
-        self.unfused += 1
-        math: Tensor = aten._scaled_dot_product_attention_math.default(
-            q, k, v, attn_mask, dropout_p, is_causal, None, scale=scale
-        )[0]
-        return math
+        self.fused += fused
+        self.unfused += not fused
+        return out
 
     def _on_chip(
         self, func: Any, cost: Operator, inputs: list[Tensor], outputs: list[Tensor]

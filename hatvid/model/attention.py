@@ -379,7 +379,8 @@ class OverlapAttention(BiasedAttention):
         bias = self.current_bias(tables)
         if self.attention == "triton":
             size = tables.height, tables.width, self.window_size, self.overlap_size
-            return overlap_attention(self.qkv(x), bias, *size, self.scale, self.num_heads)
+            out: Tensor = overlap_attention(self.qkv(x), bias, *size, self.scale, self.num_heads)
+            return out
         batch, linears = x.shape[0], self._linears()
         dim = linears[0].out_features * len(linears) // 3
         if len(linears) == 3:

@@ -17,8 +17,7 @@ from hatvid.model.hat import HAT
 from hatvid.model.padded import pad_channels
 from hatvid.model.precision import RescalePlan, lower_precision, plan_rescale
 from hatvid.model.tail import collapse_tail
-from hatvid.model.whole import WholeFrame
-from hatvid.model.whole_memory import live_bytes
+from hatvid.model.whole import Pieces, WholeFrame
 from hatvid.options import WINDOW
 
 __all__ = ["Forms"]
@@ -31,13 +30,20 @@ class Forms:
 
     Args:
         module: a HAT, or any other network, which has one form only. It is not changed.
+
+    Attributes:
+        pieces: by height and width of the input, how frames are cut that are run in chunks;
+            what is not there is cut as for a CPU.
     """
+
+    pieces: dict[tuple[int, int], Pieces]
 
     def __init__(self, module: nn.Module) -> None:
         self._hat = collapse_tail(module) if isinstance(module, HAT) else None
         self._module = module if self._hat is None else self._hat
         self._made: dict[tuple[str, bool], HAT] = {}
         self._plan: RescalePlan | None = None
+        self.pieces = {}
 
     @property
     def grid(self) -> int:
@@ -71,7 +77,7 @@ class Forms:
             precision: what PyTorch computes in; compilers choose themselves.
             chunked: in chunks of windows.
             padded: with channels as a GPU's kernels like them.
-            fused: with attention that reads its windows where they lie; not in chunks.
+            fused: with attention that reads its windows where they lie.
             compiler: as a compiler for CPUs likes it; in fp32, not in chunks.
         """
         if self._hat is None:
@@ -81,12 +87,7 @@ class Forms:
             network = with_attention(network, "triton")
         if compiler:
             network = with_attention(network, "split_qkv")
-        return WholeFrame(network) if chunked else network
-
-    def whole_bytes(self, height: int, width: int, batch: int) -> int:
-        """What whole frames take in chunks, in fp32."""
-        assert self._hat is not None
-        return live_bytes(self._hat, height, width, batch=batch)
+        return WholeFrame(network, pieces=self.pieces) if chunked else network
 
     def _in(self, precision: str, padded: bool) -> HAT:
         assert self._hat is not None

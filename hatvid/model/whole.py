@@ -23,7 +23,8 @@ is added. In a CAB's place, an OCAB has the queries, keys and values of a band o
 from __future__ import annotations
 
 import copy
-from typing import Self
+from collections.abc import Mapping
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +35,11 @@ from hatvid.model.hat import HAT
 from hatvid.model.scaled import RescaledRHAG
 from hatvid.model.whole_blocks import around, hab_in_place, ocab_in_place, parts
 
-__all__ = ["CHUNK", "STRIP", "TAIL_HALO", "WholeFrame"]
+__all__ = ["CHUNK", "Pieces", "STRIP", "TAIL_HALO", "WholeFrame"]
 
 CHUNK = 64
-"""Windows at a time: enough to keep a GPU busy, some percent of a map of a video frame."""
+"""Windows at a time, if nothing else is said: some percent of a map of a video frame. On a
+GPU each piece is kernels to start, so there it is as much as memory holds."""
 
 STRIP = 32
 """Rows at a time."""
@@ -53,6 +55,16 @@ all that follow, whose pixels are smaller (x2: 1/2, x3: 1/3, x4: 1/2 + 1/4, x8: 
 1/8). A collapsed tail is the same function of the strip it is given."""
 
 
+class Pieces(NamedTuple):
+    """How a frame is cut."""
+
+    chunk: int
+    """Windows at a time, of all pictures of a batch together."""
+
+    strip: int
+    """Rows of a picture at a time."""
+
+
 class WholeFrame(nn.Module):
     """A HAT that goes through its input in chunks of windows and strips of rows.
 
@@ -64,13 +76,25 @@ class WholeFrame(nn.Module):
         chunk: windows at a time, of all pictures of a batch together, but at least one of
             each.
         strip: rows of a picture at a time.
+        pieces: by height and width of the input, what :meth:`prepare` takes in their place.
 
     Attributes:
         chunk: as given, or what :meth:`shrink` made of it.
         strip: likewise.
+        few: pieces of each kind that are run; None for all. With fewer no picture comes of it,
+            but its memory can be counted.
     """
 
-    def __init__(self, model: HAT, *, chunk: int = CHUNK, strip: int = STRIP) -> None:
+    few: int | None = None
+
+    def __init__(
+        self,
+        model: HAT,
+        *,
+        chunk: int = CHUNK,
+        strip: int = STRIP,
+        pieces: Mapping[tuple[int, int], Pieces] | None = None,
+    ) -> None:
         super().__init__()
         if chunk < 1 or strip < 1:
             raise ValueError(f"chunk is {chunk} and strip {strip}; both must be at least 1")
@@ -78,9 +102,15 @@ class WholeFrame(nn.Module):
         self.model.drop_tables()
         self.chunk = chunk
         self.strip = strip
+        self.pieces = {} if pieces is None else pieces
+
+    def pieces_for(self, height: int, width: int) -> Pieces:
+        """How an input of a size is cut."""
+        return self.pieces.get((height, width), Pieces(self.chunk, self.strip))
 
     def prepare(self, height: int, width: int) -> Self:
         """Build the buffers for inputs of one size; see :meth:`HAT.prepare`."""
+        self.chunk, self.strip = self.pieces_for(height, width)
         self.model.prepare(height, width)
         return self
 
@@ -132,7 +162,7 @@ class WholeFrame(nn.Module):
     def _embedded(self, rgb: Tensor, tables: WindowTables) -> Tensor:
         """(N, 3, H, W), normalised -> (N, H, W, C): what enters the first RHAG."""
         stream: Tensor | None = None
-        for start, stop in parts(tables.height, self.strip):
+        for start, stop in parts(tables.height, self.strip, self.few):
             low, high = around(start, stop, 1, tables.height)
             shallow = self.model.conv_first(rgb[:, :, low:high])[:, :, start - low : stop - low]
             tokens = self.model.patch_embed(shallow)
@@ -151,7 +181,7 @@ class WholeFrame(nn.Module):
                 stream *= group.factor
             inside.copy_(stream)
             self._blocks(group, inside.flatten(1, 2), tables)
-            for start, stop in parts(tables.height, self.strip):
+            for start, stop in parts(tables.height, self.strip, self.few):
                 low, high = around(start, stop, 1, tables.height)
                 deep = group.conv(inside[:, low:high].permute(0, 3, 1, 2))
                 stream[:, start:stop] += deep[:, :, start - low : stop - low].permute(0, 2, 3, 1)
@@ -161,10 +191,12 @@ class WholeFrame(nn.Module):
         local: Tensor | None = None
         for block in group.residual_group.blocks:
             assert isinstance(block, HAB)
-            local = hab_in_place(block, x, local, tables, chunk=self.chunk, strip=self.strip)
+            local = hab_in_place(
+                block, x, local, tables, chunk=self.chunk, strip=self.strip, few=self.few
+            )
         del local  # an OCAB needs its memory for other things
         if (last := group.residual_group.overlap_attn) is not None:
-            ocab_in_place(last, x, tables, chunk=self.chunk)
+            ocab_in_place(last, x, tables, chunk=self.chunk, few=self.few)
 
     def _reconstructed(self, stream: Tensor, rgb: Tensor, height: int, width: int) -> Tensor:
         """What follows the last RHAG.
@@ -180,7 +212,7 @@ class WholeFrame(nn.Module):
         """
         model, scale = self.model, self.model.config.upscale
         larger: Tensor | None = None
-        for start, stop in parts(height, self.strip):
+        for start, stop in parts(height, self.strip, self.few):
             low, high = around(start, stop, TAIL_HALO, stream.shape[1])
             deep = model.norm(stream[:, low:high]).permute(0, 3, 1, 2)
             deep = model.conv_after_body(deep) + model.conv_first(rgb[:, :, low:high])

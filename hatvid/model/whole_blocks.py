@@ -24,10 +24,15 @@ CAB_HALO = 2
 """Rows beside a strip that CAB's two 3x3 convolutions look at."""
 
 
-def parts(count: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut ``range(count)`` into pieces of at most ``most``, as even as possible."""
+def parts(count: int, most: int, few: int | None = None) -> Iterator[tuple[int, int]]:
+    """Cut ``range(count)`` into pieces of at most ``most``, as even as possible.
+
+    Args:
+        few: give so many of them alone, the first ones: no picture comes of it, but the
+            memory that it takes can be counted by it.
+    """
     pieces = -(-count // most)
-    for i in range(pieces):
+    for i in range(pieces if few is None else min(pieces, few)):
         yield count * i // pieces, count * (i + 1) // pieces
 
 
@@ -41,7 +46,14 @@ def around(start: int, stop: int, halo: int, height: int) -> tuple[int, int]:
 
 
 def hab_in_place(
-    block: HAB, x: Tensor, local: Tensor | None, tables: WindowTables, *, chunk: int, strip: int
+    block: HAB,
+    x: Tensor,
+    local: Tensor | None,
+    tables: WindowTables,
+    *,
+    chunk: int,
+    strip: int,
+    few: int | None = None,
 ) -> Tensor | None:
     """x <- HAB(x).
 
@@ -55,19 +67,20 @@ def hab_in_place(
         tables: of the map.
         chunk: windows at a time.
         strip: rows at a time.
+        few: as of :func:`parts`.
 
     Returns:
         ``local``, for the next block.
     """
     gate: Tensor | None = None
     if block.conv_block is not None:
-        local, gate = _cab(block.conv_block, block.norm1, x, local, tables, strip)
+        local, gate = _cab(block.conv_block, block.norm1, x, local, tables, strip, few)
     order = tables.shifted if block.attn.shift_size else tables.regular
     bias = block.attn.current_bias(tables)
     area = block.attn.window_size**2
     first = 0
     for kind, count in enumerate(order.counts):
-        for start, stop in parts(count, max(chunk // x.shape[0], 1)):
+        for start, stop in parts(count, max(chunk // x.shape[0], 1), few):
             index = order.gather[(first + start) * area : (first + stop) * area]
             tokens = x.index_select(1, index)
             attended = _self_attention(block, tokens, bias[kind : kind + 1])
@@ -91,7 +104,8 @@ def _self_attention(block: HAB, tokens: Tensor, bias: Tensor) -> Tensor:
         size = (window, window, window, 0)
         out = window_attention(windows, bias, *size, attention.scale, attention.num_heads)
     else:
-        out = attention.attend(*windows.chunk(3, dim=-1), bias)
+        q, k, v = windows.chunk(3, dim=-1)
+        out = attention.attend(q, k, v, bias)
     projected: Tensor = attention.proj(out.view(*tokens.shape[:2], -1))
     return projected
 
@@ -103,6 +117,7 @@ def _cab(
     local: Tensor | None,
     tables: WindowTables,
     strip: int,
+    few: int | None,
 ) -> tuple[Tensor, Tensor]:
     """CAB up to its gate: (N, H*W, C), and the gate, (N, 1, C), of the mean over the map."""
     cab: Any = block.cab
@@ -110,7 +125,7 @@ def _cab(
     grid = _grid(x, tables)
     height = tables.height
     total: Tensor | None = None
-    for start, stop in parts(height, strip):
+    for start, stop in parts(height, strip, few):
         low, high = around(start, stop, CAB_HALO, height)
         y = norm(grid[:, low:high]).permute(0, 3, 1, 2)
         for layer in cab[:-1]:
@@ -131,7 +146,9 @@ def _cab(
     return local, gate.flatten(1).unsqueeze(1)
 
 
-def ocab_in_place(block: OCAB, x: Tensor, tables: WindowTables, *, chunk: int) -> None:
+def ocab_in_place(
+    block: OCAB, x: Tensor, tables: WindowTables, *, chunk: int, few: int | None = None
+) -> None:
     """x <- OCAB(x).
 
     Keys and values of a window reach into the rows above and below it. Going from top to
@@ -145,6 +162,7 @@ def ocab_in_place(block: OCAB, x: Tensor, tables: WindowTables, *, chunk: int) -
         x: (N, H*W, C), contiguous.
         tables: of the map.
         chunk: windows at a time: whole rows of them, or, if it is less, a part of one row.
+        few: as of :func:`parts`.
     """
     window, margin = block.window_size, tables.margin
     grid = _grid(x, tables)
@@ -153,20 +171,20 @@ def ocab_in_place(block: OCAB, x: Tensor, tables: WindowTables, *, chunk: int) -
     most = max(chunk // x.shape[0], 1)
     kept: Tensor | None = None
     start = done = 0  # rows of the map: the band's first, and those behind the linear layer
-    for first, last in parts(tables.height // window, max(most // columns, 1)):
+    for first, last in parts(tables.height // window, max(most // columns, 1), few):
         top, bottom = first * window, last * window
         until = max(min(bottom + margin, tables.height), done)
         band = block.qkv(block.norm1(grid[:, done:until]))
         if kept is not None:
             band = torch.cat((kept, band), dim=1)
         done = until
-        around = top - start, until - bottom
+        beyond = top - start, until - bottom
         own = grid[:, top:bottom]
-        attended = _attended(block, band, *around, bias) if block.attention == "triton" else None
-        for left, right in parts(columns, most):
+        attended = _attended(block, band, *beyond, bias) if block.attention == "triton" else None
+        for left, right in parts(columns, most, few):
             across = slice(left * window, right * window)
             out = (
-                _cross_attention(block, band, *around, left, right, margin, bias)
+                _cross_attention(block, band, *beyond, left, right, margin, bias)
                 if attended is None
                 else attended[:, :, across]
             )
@@ -185,7 +203,7 @@ def _attended(block: OCAB, band: Tensor, above: int, below: int, bias: Tensor) -
     """Rows of windows, by the operator: (N, rows, W, 3C) -> (N, rows - above - below, W, C)."""
     batch, height, width = band.shape[:3]
     size = (height, width, block.window_size, block.overlap_size)
-    tokens = overlap_attention(
+    tokens: Tensor = overlap_attention(
         band.flatten(1, 2), bias, *size, block.scale, block.num_heads, above, below
     )
     return tokens.view(batch, height - above - below, width, -1)

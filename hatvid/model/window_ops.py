@@ -302,9 +302,8 @@ def _check_bias(
 def _check_memory(operator: str, name: str, operand: Tensor, addresses: bool) -> None:
     shape = operand.shape
     strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
-    _need(
-        operand.is_contiguous(), operator, f"the stride of {name}", operand.stride(), str(strides)
-    )
+    flat = bool(operand.is_contiguous())
+    _need(flat, operator, f"the stride of {name}", operand.stride(), str(strides))
     start = operand.storage_offset() * operand.element_size()
     start = operand.data_ptr() if addresses else start
     off = start % ALIGNED

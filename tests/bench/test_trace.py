@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hatvid.bench.costs import Operator
-from hatvid.bench.trace import Trace, takes_fused, trace_network
+from hatvid.bench.trace import Trace, trace_network
+from hatvid.engine.gpu_attention import takes_fused
 from hatvid.errors import EngineError
 from hatvid.model.attention_form import with_attention
 from hatvid.model.hat import HAT, HATConfig

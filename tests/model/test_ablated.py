@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hatvid.engine import TileSpec
 from hatvid.errors import CheckpointError
+from hatvid.frame_memory import network_bytes
 from hatvid.model.attention_form import with_attention
 from hatvid.model.blocks import CAB, HAB, OCAB
 from hatvid.model.forms import Forms
@@ -90,7 +92,8 @@ def test_every_form_gives_the_same(picture: Tensor, switches: dict[str, Any]) ->
         torch.testing.assert_close(form(picture), expected, atol=2e-5, rtol=0, msg=name)
     low = lower_precision(collapsed, torch.bfloat16, plan)(picture)
     assert float((low - expected).abs().mean()) < 0.02
-    assert Forms(model).whole_bytes(24, 40, 1) > 0
+    spec = TileSpec(batch=1, height=24, width=40, scale=2)
+    assert network_bytes(Forms(model).form(chunked=True), spec, on_gpu=False) > 0
 
 
 @torch.no_grad()
