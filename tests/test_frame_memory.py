@@ -118,7 +118,7 @@ def test_attention_is_counted_as_one_kernel_where_a_gpu_has_one() -> None:
     scores = 16 * 2 * 256 * 576 * 4  # OCAB's, of two heads
 
     def maps(dim: int) -> int:
-        config = HATConfig(embed_dim=dim, depths=(1,), num_heads=(2,), squeeze_factor=4)
+        config = HATConfig(embed_dim=dim, depths=(1,), num_heads=(2,), squeeze_factor=4, num_feat=4)
         return count_run(HAT(config).eval(), spec, on_gpu=True).maps
 
     assert maps(24) < scores < maps(20)

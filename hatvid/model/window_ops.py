@@ -306,7 +306,7 @@ def _check_memory(operator: str, name: str, operand: Tensor, addresses: bool) ->
     _need(flat, operator, f"the stride of {name}", operand.stride(), str(strides))
     start = operand.storage_offset() * operand.element_size()
     start = operand.data_ptr() if addresses else start
-    off = start % ALIGNED
+    off = int(start) % ALIGNED
     _need(off == 0, operator, f"the address of {name}", off, f"0, modulo {ALIGNED} bytes")
 
 
