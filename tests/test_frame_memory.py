@@ -176,7 +176,7 @@ def test_what_stands_around_the_network_is_enough(layout: PlaneLayout) -> None:
     """RGB maps where a frame is put together and becomes planes, and a slot's planes."""
     height, width, scale = 96, 160, 4
     plan = TilePlan.make(height, width, tile=0, overlap=0)
-    tags = assumed(ColorTags(matrix=0 if layout.family == "rgb" else 1), layout, height)
+    tags = assumed(ColorTags(matrix=0 if layout.family == "rgb" else 1), layout, height, width)
     live = _LiveBytes()
     larger = torch.empty(1, 3, height * scale, width * scale)
     with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True), live:
