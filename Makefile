@@ -67,6 +67,7 @@ lint: $(STAMP)  ## ruff and mypy --strict
 	$(BIN)/python -m ruff check
 	$(BIN)/python -m ruff format --check
 	$(BIN)/python -m mypy --strict
+	$(BIN)/python -m mypy --strict benchmarks
 
 check: lint test  ## lint, then test
 
