@@ -20,6 +20,7 @@ from hatvid.model.catalog import KNOWN
 from hatvid.model.checkpoint import config_from_state_dict, read_state_dict
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.model.padded import pad_channels
+from hatvid.model.passes.channels_last import channels_last_weights
 from hatvid.model.precision import RescalePlan, lower_precision
 from hatvid.model.ranges import Ranges
 from hatvid.model.tail import collapse_tail
@@ -52,8 +53,11 @@ class NetworkForm:
     dtype: torch.dtype
     """Of its input."""
 
-    channels_last: bool = False
-    """The engine lays out the weights of convolutions channels-last."""
+    recorded: bool = False
+    """Run by a GPU's recording engine, and not by PyTorch as it is."""
+
+    precision: str = "fp32"
+    scale: int = 4
 
     keep_scores: bool = False
     """Counted as if the attention that it writes out were one kernel."""
@@ -109,7 +113,15 @@ def network_forms(config: HATConfig, precision: str = "fp16") -> Iterator[Networ
     padded = _low(pad_channels(collapsed), dtype)
     fused = with_attention(padded, "triton")
     for name, network in (("+ padded", padded), ("+ Triton", fused)):
-        yield NetworkForm(name=name, network=network, dtype=torch.float32, channels_last=True)
+        form = channels_last_weights(network)
+        yield NetworkForm(
+            name=name,
+            network=form,
+            dtype=torch.float32,
+            recorded=True,
+            precision=precision,
+            scale=config.upscale,
+        )
 
 
 def published(config: HATConfig) -> nn.Module:

@@ -24,9 +24,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hatvid.bench.costs import Operator, attention_cost, operator_cost, tensors, touched
+from hatvid.engine import TileSpec
 from hatvid.engine.gpu_attention import gpu_attention
+from hatvid.engine.recorded import recordable
 
-__all__ = ["Trace", "trace_network"]
+__all__ = ["Trace", "fake_gpu", "trace_engine", "trace_network"]
 
 aten = torch.ops.aten
 
@@ -46,15 +48,40 @@ class Trace:
     """Attentions whose scores went through memory."""
 
 
+def trace_engine(
+    module: nn.Module, spec: TileSpec, precision: str = "fp32", *, keep_scores: bool = False
+) -> Trace:
+    """Note what a GPU's recording engine does for one batch.
+
+    What is traced is what the engine records: the same function makes it
+    (:func:`~hatvid.engine.recorded.recordable`), on fake tensors with the strides of the
+    module's own.
+
+    Args:
+        module: on the CPU, in the form that the engine is given. It is not changed.
+        spec: of the engine; its device does not matter.
+        precision: of the engine.
+        keep_scores: as :func:`trace_network`.
+
+    Raises:
+        EngineError: it multiplies matrices in a way that is not known.
+    """
+    spec = replace(spec, device=GPU)
+    with FakeTensorMode(), torch.no_grad():
+        ready = recordable(fake_gpu(module), spec, precision)
+        return _traced(
+            ready, torch.empty(spec.input_shape, dtype=spec.dtype, device=GPU), keep_scores
+        )
+
+
 def trace_network(
     network: nn.Module,
     shape: Sequence[int],
     dtype: torch.dtype = torch.float32,
     *,
-    channels_last: bool = False,
     keep_scores: bool = False,
 ) -> Trace:
-    """Run a network on fake CUDA tensors and note what it does.
+    """Run a network as it is on fake CUDA tensors and note what it does.
 
     ``prepare(height, width)``, if the network has it, is called first and not counted.
 
@@ -62,7 +89,6 @@ def trace_network(
         network: on the CPU, in eval mode. It is not changed.
         shape: (N, C, H, W) of the input.
         dtype: of the input.
-        channels_last: lay out the weights of convolutions as a CUDA engine has them.
         keep_scores: count attention that is written out, as two products of batches of
             matrices with a softmax between them, as one kernel whose scores stay on the
             chip.
@@ -70,16 +96,18 @@ def trace_network(
     Raises:
         EngineError: it multiplies matrices in a way that is not known.
     """
-    fake = FakeTensorMode()
-    with fake, torch.no_grad():
-        ready = _on_gpu(network, channels_last)
+    with FakeTensorMode(), torch.no_grad():
+        ready = fake_gpu(network)
         prepare = getattr(ready, "prepare", None)
         if prepare is not None:
             prepare(*shape[2:])
-        x = torch.empty(tuple(shape), dtype=dtype, device=GPU)
-        recorder = _Recorder(keep_scores)
-        with _WholeAttention(recorder), recorder:
-            ready(x)
+        return _traced(ready, torch.empty(tuple(shape), dtype=dtype, device=GPU), keep_scores)
+
+
+def _traced(ready: nn.Module, x: Tensor, keep_scores: bool) -> Trace:
+    recorder = _Recorder(keep_scores)
+    with _WholeAttention(recorder), recorder:
+        ready(x)
     return Trace(
         operators=tuple(recorder.operators), fused=recorder.fused, unfused=recorder.unfused
     )
@@ -194,17 +222,15 @@ def _safe_softmax(scores: Tensor, dim: int, dtype: torch.dtype | None = None) ->
     return torch.where(masked, zero, out)
 
 
-def _on_gpu(network: nn.Module, channels_last: bool) -> nn.Module:
-    """A copy whose parameters and buffers are fake and on the GPU."""
+def fake_gpu(network: nn.Module) -> nn.Module:
+    """A copy on a GPU that need not be there: its parameters and buffers have shapes, strides and
+    dtypes, and no contents. For use in a ``FakeTensorMode``."""
     memo: dict[int, Any] = {}
     for value in [value for module in network.modules() for value in vars(module).values()]:
         if isinstance(value, Tensor):  # no buffer: it stays where it is, as with .to()
             memo[id(value)] = torch.empty(value.shape, dtype=value.dtype)
     for tensor in itertools.chain(network.parameters(), network.buffers()):
-        layout = tensor.stride()
-        fake = torch.empty_strided(tensor.shape, layout, dtype=tensor.dtype, device=GPU)
-        if channels_last and tensor.dim() == 4:
-            fake = fake.contiguous(memory_format=torch.channels_last)
+        fake = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=GPU)
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(fake, requires_grad=False) if is_parameter else fake
     return copy.deepcopy(network, memo)

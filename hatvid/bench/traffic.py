@@ -12,7 +12,8 @@ from typing import Any
 
 from hatvid.bench.networks import NetworkForm, network_forms
 from hatvid.bench.roofline import GPUS, LAUNCH, roofline
-from hatvid.bench.trace import trace_network
+from hatvid.bench.trace import trace_engine, trace_network
+from hatvid.engine import TileSpec
 from hatvid.model.hat import HATConfig
 
 __all__ = ["Traffic", "frame_traffic", "measure_form"]
@@ -77,13 +78,14 @@ def frame_traffic(
 
 def measure_form(form: NetworkForm, shape: Sequence[int]) -> Traffic:
     """What a run of one form costs; (N, C, H, W) is the shape of its input."""
-    trace = trace_network(
-        form.network,
-        shape,
-        form.dtype,
-        channels_last=form.channels_last,
-        keep_scores=form.keep_scores,
-    )
+    if form.recorded:
+        batch, channels, height, width = shape
+        spec = TileSpec(
+            batch=batch, channels=channels, height=height, width=width, scale=form.scale
+        )
+        trace = trace_engine(form.network, spec, form.precision, keep_scores=form.keep_scores)
+    else:
+        trace = trace_network(form.network, shape, form.dtype, keep_scores=form.keep_scores)
     operators = trace.operators
     launches = sum(operator.launches for operator in operators)
     return Traffic(

@@ -18,6 +18,7 @@ from hatvid.errors import EngineError
 from hatvid.model.attention_form import with_attention
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.model.padded import pad_channels
+from hatvid.model.passes.channels_last import channels_last_weights
 from hatvid.model.tail import collapse_tail
 
 
@@ -171,11 +172,11 @@ def test_a_convolution_turns_what_lies_otherwise() -> None:
             return self.conv(x.permute(0, 3, 1, 2))
 
     given, weight = 4 * 5 * 6, 8 * 4 * 9
-    good = only(trace_network(Tokens(bias=False), (1, 5, 6, 4), channels_last=True))
+    good = only(trace_network(channels_last_weights(Tokens(bias=False)), (1, 5, 6, 4)))
     assert (good.read, good.launches) == (4 * (given + weight), 1)
     turned = only(trace_network(Tokens(bias=False), (1, 5, 6, 4)))
     assert (turned.read, turned.launches) == (4 * (given + 2 * weight), 2)
-    turned = only(trace_network(Conv(bias=False), (1, 4, 5, 6), channels_last=True))
+    turned = only(trace_network(channels_last_weights(Conv(bias=False)), (1, 4, 5, 6)))
     assert (turned.read, turned.launches) == (4 * (2 * given + weight), 2)
 
 
