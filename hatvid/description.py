@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isinf
 from typing import Literal
 
 from hatvid.engine.fidelity import Fidelity
@@ -38,7 +39,15 @@ class Description:
     """The whole frame is one tile, run in chunks of windows."""
     batch: int
     fidelity: Fidelity | None
-    """What the precision was decided by, if it was."""
+    """Of the engine, against the network itself; None where it is the network itself, or
+    was not built yet."""
+    refused: tuple[str, ...] = ()
+    """Engines, precisions and kernels that failed a check, one line each."""
+    warning: str | None = None
+    """Of a precision that was asked for by name and is not near enough to fp32."""
+    layout: Literal["cpu", "gpu"] = "cpu"
+    kernel: str = "default"
+    """That computes attention; ``auto`` until it was decided."""
     alone: bool = False
     """No bit of a tile hangs on its place in a batch."""
     streamed: bool = False
@@ -46,6 +55,11 @@ class Description:
     reuse: Literal["off", "on", "untried", "refused"] = "off"
     """Whether a tile that comes again takes the result it had. ``untried`` until one does;
     ``refused`` where the engine then gave other bits for the same tile."""
+
+    @property
+    def snr(self) -> float | None:
+        """dB against the network itself; None where that is not known, or nothing differs."""
+        return None if self.fidelity is None or isinf(self.fidelity.snr) else self.fidelity.snr
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ __all__ = [
     "EngineOptions",
     "InputOptions",
     "JobOptions",
+    "Kernel",
+    "Layout",
     "Precision",
     "ReuseMode",
     "ReuseOptions",
@@ -45,8 +47,9 @@ EngineName = Literal["auto", "eager", "openvino", "cudagraph", "tensorrt"]
 
 AnyEngineName = EngineName | Literal["replay"]
 """With the CPU's twin of ``cudagraph``, which is for tests of the way that a GPU takes."""
-
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Kernel = Literal["default", "efficient", "cudnn", "triton"]
+Layout = Literal["cpu", "gpu"]
 
 WINDOW = 16
 """Side of HAT's attention window in pixels: tiles lie on this grid."""
@@ -93,10 +96,19 @@ class EngineOptions:
     compiled: bool = False
     """Let torch.compile work on the network before it is recorded."""
 
+    kernel: Kernel | Literal["auto"] = "auto"
+    """Which kernel computes attention in layout ``gpu``; ``default`` is PyTorch's choice, ``auto``
+    the fastest whose picture is right. One that is named is checked, and never replaced."""
+
+    layout: Layout | Literal["auto"] = "auto"
+    """How weights lie in memory. On a CPU ``gpu`` is for tests of what a GPU is given."""
+
     def __post_init__(self) -> None:
         if self.engine != "replay":
             _check_choice("engine", self.engine, get_args(EngineName))
         _check_choice("precision", self.precision, get_args(Precision))
+        _check_choice("kernel", self.kernel, ("auto", *get_args(Kernel)))
+        _check_choice("layout", self.layout, ("auto", *get_args(Layout)))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise OptionError(
                 f"device {self.device!r} is not known; choose auto, cpu, cuda or cuda:N"

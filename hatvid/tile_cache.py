@@ -48,6 +48,8 @@ class Identity:
 
     engine: str
     precision: str
+    layout: str
+    kernel: str
     versions: tuple[str, ...]
     """Of what computes."""
 

@@ -1,45 +1,35 @@
-"""Batches of tiles through engines: built when needed, the precision decided once, tiles
-that ran out of range computed again, and those that were computed before not again."""
+"""Batches of tiles through engines: built when needed, tiles that ran out of range computed
+again, and those that were computed before not again."""
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hatvid.engine import COMPILERS, Engine, ResolvedEngine, TileSpec
-from hatvid.engine.cache import (
-    ModelCache,
-    code_hash,
-    default_cache_dir,
-    hatvid_version,
-    library_version,
-)
-from hatvid.engine.calibration import faster_on_cpu, fused_is_faster
-from hatvid.engine.fidelity import Fidelity, compare, is_flat, probe
+from hatvid.engine import Engine, ResolvedEngine, TileSpec
+from hatvid.engine.cache import hatvid_version, library_version
+from hatvid.engine.fidelity import Fidelity
 from hatvid.engine.memory import available_memory
 from hatvid.engine.repeatable import is_repeatable
 from hatvid.engine.sentinel import suspects
-from hatvid.errors import EngineError, OptionError
+from hatvid.engine_selection import EngineFactory, EngineSelection
+from hatvid.errors import EngineError
 from hatvid.model.forms import Forms
-from hatvid.options import Precision, ReuseOptions
+from hatvid.options import EngineOptions, ReuseOptions
 from hatvid.reuse import Result, TileReuse
 from hatvid.tile_cache import Identity, TileCache
 
-__all__ = ["EngineFactory", "TileRunner"]
-
-EngineFactory = Callable[[nn.Module, TileSpec, ResolvedEngine, str | None], Engine]
-"""Like :func:`hatvid.engine.build_engine`."""
+__all__ = ["TileRunner"]
 
 _ENGINES_KEPT = 2
 
-_Key = tuple[TileSpec, bool, str]
-"""Shape, whether in chunks, precision."""
+_Key = tuple[TileSpec, bool, ResolvedEngine | None]
+"""Shape, whether in chunks, and what runs it; None is the exact one of a tile in fp32."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,11 +43,12 @@ class TileRunner:
     Args:
         forms: of the network.
         resolved: which engine runs it.
-        asked: the precision as it was asked for.
+        requested: the engine as it was asked for.
+        scale: of the network.
         factory: builds engines.
-        free: the engine was not asked for by name, so that the fastest may be taken.
         fingerprint: names the network's weights and configuration exactly; None keeps
             no compiled model on disk.
+        checked: refuse engines that do not give the network's picture.
         reuse: whether results are taken from tiles before, and what may be kept of them.
 
     Raises:
@@ -68,55 +59,67 @@ class TileRunner:
         self,
         forms: Forms,
         resolved: ResolvedEngine,
+        requested: EngineOptions,
         *,
-        asked: Precision,
+        scale: int,
         factory: EngineFactory,
         fingerprint: str | None,
-        free: bool = False,
+        checked: bool = True,
         reuse: ReuseOptions | None = None,
     ) -> None:
-        self._forms: Forms | None = forms
-        self._resolved = _possible(resolved, forms)
-        self._asked = asked
-        self._free = free and resolved.engine == "openvino"
-        self._factory = factory
+        self._selection: EngineSelection | None = EngineSelection(
+            forms,
+            resolved,
+            requested,
+            scale=scale,
+            factory=factory,
+            fingerprint=fingerprint,
+            checked=checked,
+        )
+        self._device, self._sharers = resolved.device, resolved.sharers
         self._fingerprint = fingerprint
         self._engines: OrderedDict[_Key, Engine] = OrderedDict()
-        self.fidelity: Fidelity | None = None
-        """What the precision was decided by, if it was."""
         self._reuse = reuse or ReuseOptions()
         self._before: TileReuse | None = None
         # Whether engines give the same bits for the same tile, of those that were tried.
         self._repeatable: dict[Identity, bool] = {}
 
     @property
+    def fidelity(self) -> Fidelity | None:
+        """Of the engine built last; see :class:`~hatvid.engine_selection.EngineSelection`."""
+        return self.selection.fidelity
+
+    @property
+    def selection(self) -> EngineSelection:
+        """What decides which engine runs.
+
+        Raises:
+            EngineError: the runner was closed.
+        """
+        if self._selection is None:
+            raise EngineError("the upscaler was closed; make a new one")
+        return self._selection
+
+    @property
     def device(self) -> torch.device:
         """Where results are."""
-        return self._resolved.device
+        return self._device
 
     def resolved(self, *, chunked: bool) -> ResolvedEngine:
-        """The engine that runs tiles, or whole frames in chunks: PyTorch's business alone."""
-        if not chunked or self._resolved.engine not in COMPILERS:
-            return self._resolved
-        precision = "fp32" if self._asked == "auto" else self._asked
-        return replace(self._resolved.settled(precision), engine="eager", streams=1)
+        """The engine that runs tiles, or whole frames in chunks."""
+        return self.selection.resolved(chunked=chunked)
 
-    def warm_up(
-        self, spec: TileSpec, tiles: Tensor, *, chunked: bool = False, runs: int = 0
-    ) -> None:
-        """Build the engine for a spec.
+    def warm_up(self, spec: TileSpec, *, chunked: bool = False, runs: int = 0) -> None:
+        """Build the engine for a spec, which decides what ``auto`` stands for.
 
         Args:
-            tiles: (n, C, H, W), at most a batch; the precision is decided by them if need be.
             runs: that lie ahead, if that is known; many make it worth while to measure which
                 engine is the fastest.
         """
-        tiles = _fill(tiles, spec.batch)
-        if self._free and not chunked:
-            if self._resolved.tentative:  # which engine is faster hangs on the precision
-                self._decide_precision(spec, tiles, chunked)
-            self._decide_engine(spec, tiles, runs)
-        self._engine(spec, tiles, chunked)
+        self.engine(spec, chunked=chunked)
+        if not chunked and (other := self.selection.decide_engine(spec, runs)) is not None:
+            self.drop_engines()
+            self._engines[spec, False, self.resolved(chunked=False)] = other
 
     def run(
         self, spec: TileSpec, part: Tensor, *, chunked: bool = False
@@ -136,16 +139,16 @@ class TileRunner:
             EngineError: the engine cannot be built, or failed.
         """
         filled = _fill(part, spec.batch)
-        engine = self._engine(spec, filled, chunked)
+        engine = self.engine(spec, chunked=chunked)
         larger = engine.run(filled)[: len(part)]
         if engine.precision == "fp32":
             return larger, []
         again: list[int] = suspects(part, larger).nonzero().flatten().tolist()
         if again:
-            larger = larger.clone()  # the engine's own buffer may be used by the other
-            exact = self._built(spec, chunked, self.resolved(chunked=chunked).settled("fp32"))
-            # Each in the slot where it was, which bits may depend on.
-            larger[again] = exact.run(filled)[again]
+            larger = larger.clone()  # the engine's own buffer
+            exact = self._kept((spec, True, None), lambda: self.selection.exact(spec))
+            for number in again:
+                larger[number] = exact.run(filled[number : number + 1])[0]
         return larger, again
 
     def results(
@@ -172,7 +175,7 @@ class TileRunner:
         if not len(tiles):
             return
         # The precision is part of what results depend on.
-        self.warm_up(spec, tiles[: spec.batch], chunked=chunked)
+        self.engine(spec, chunked=chunked)
 
         def run(part: Tensor) -> tuple[Tensor, list[int]]:
             return self.run(spec, part, chunked=chunked)
@@ -201,6 +204,8 @@ class TileRunner:
             model=self._fingerprint or f"module {id(self)}",
             engine=resolved.engine,
             precision=resolved.precision,
+            layout=resolved.layout,
+            kernel=resolved.kernel,
             versions=(hatvid_version(), torch.__version__, library_version(resolved.engine)),
             scale=spec.scale,
             shape=spec.input_shape,
@@ -222,11 +227,9 @@ class TileRunner:
         """
         if self._reuse.mode == "off":
             return False
-        if self.resolved(chunked=chunked).tentative:
-            self.warm_up(spec, probe(spec), chunked=chunked)
+        engine = self.engine(spec, chunked=chunked)
         identity = self.identity(spec, chunked=chunked)
         if identity not in self._repeatable:
-            engine = self.engine(spec, chunked=chunked)
             self._repeatable[identity] = is_repeatable(engine, identity.slots)
             if not self._repeatable[identity]:
                 _log.info("%s gives other bits for the same tile; none is reused", identity)
@@ -242,18 +245,29 @@ class TileRunner:
         return "untried" if known is None else "on" if known else "refused"
 
     def engine(self, spec: TileSpec, *, chunked: bool = False, own: bool = False) -> Engine:
-        """The engine for a spec, once :meth:`warm_up` has decided the precision.
+        """The engine for a spec, checked.
 
         Args:
             own: one more, which the caller closes.
 
         Raises:
-            EngineError: it cannot be built.
+            EngineError: it cannot be built, or its picture is wrong.
         """
-        resolved = self.resolved(chunked=chunked)
         if own:
-            return self._make(spec, chunked, resolved)
-        return self._built(spec, chunked, resolved)
+            return self.selection.build(spec, chunked=chunked)
+        key = (spec, chunked, self.resolved(chunked=chunked))
+        if key not in self._engines:
+            self._make_room()
+            engine = self.selection.build(spec, chunked=chunked)
+            resolved = self.resolved(chunked=chunked)
+            if resolved != key[2] and self._engines:
+                # Others were refused, or decided, meanwhile: what they run is of no more use.
+                for other in [each for each in self._engines if each[2] is not None]:
+                    self._engines.pop(other).close()
+            key = (spec, chunked, resolved)
+            self._engines[key] = engine
+        self._engines.move_to_end(key)
+        return self._engines[key]
 
     def forget(self) -> None:
         """Take no results from tiles before."""
@@ -270,127 +284,22 @@ class TileRunner:
     def close(self) -> None:
         """Free engines and network. Running afterwards is an error."""
         self.drop_engines()
-        self._forms = None
+        self._selection = None
 
-    def _engine(self, spec: TileSpec, tiles: Tensor, chunked: bool) -> Engine:
-        """The engine for a spec; ``tiles``, one batch, decide the precision if need be."""
-        if self.resolved(chunked=chunked).tentative:
-            self._decide_precision(spec, tiles, chunked)
-        return self._built(spec, chunked, self.resolved(chunked=chunked))
-
-    def _built(self, spec: TileSpec, chunked: bool, resolved: ResolvedEngine) -> Engine:
-        key = (spec, chunked, resolved.precision)
+    def _kept(self, key: _Key, build: Callable[[], Engine]) -> Engine:
+        """An engine that is kept, or built now."""
         if key not in self._engines:
-            while len(self._engines) >= _ENGINES_KEPT:
-                self._engines.popitem(last=False)[1].close()
-            self._engines[key] = self._make(spec, chunked, resolved)
+            self._make_room()
+            self._engines[key] = build()
         self._engines.move_to_end(key)
         return self._engines[key]
 
-    def _make(self, spec: TileSpec, chunked: bool, resolved: ResolvedEngine) -> Engine:
-        if self._forms is None:
-            raise EngineError("the upscaler was closed; make a new one")
-        compiler = resolved.engine == "openvino"
-        network = self._forms.form(
-            "fp32" if compiler else resolved.precision,
-            chunked=chunked,
-            padded=resolved.device.type == "cuda",
-            fused=self._fused(self._forms, spec, chunked, resolved),
-            compiler=compiler,
-        )
-        return self._factory(network, spec, resolved, self._fingerprint)
-
-    def _fused(self, forms: Forms, spec: TileSpec, chunked: bool, resolved: ResolvedEngine) -> bool:
-        """Whether attention of our own is faster than PyTorch's: measured, on a GPU."""
-        if resolved.engine != "cudagraph" or chunked or not forms.rewritable:
-            return False
-
-        def build(fused: bool) -> Engine:
-            network = forms.form(resolved.precision, padded=True, fused=fused)
-            return self._factory(network, spec, resolved, self._fingerprint)
-
-        return fused_is_faster(
-            resolved, spec, build, network=str(forms.config), cache=self._choices()
-        )
+    def _make_room(self) -> None:
+        while len(self._engines) >= _ENGINES_KEPT:
+            self._engines.popitem(last=False)[1].close()
 
     def _free_memory(self) -> int:
-        return available_memory(self.device) // self._resolved.sharers
-
-    def _choices(self) -> ModelCache | None:
-        """What was measured before; nothing of a network that has no name."""
-        return ModelCache(default_cache_dir("choices")) if self._fingerprint else None
-
-    def _decide_engine(self, spec: TileSpec, tiles: Tensor, runs: int) -> None:
-        """OpenVINO or PyTorch, once and for all: what was measured, now or before."""
-        self._free = False
-        if self._forms is None:
-            return
-        before, rewritable = self._resolved, self._forms.rewritable
-        chosen = faster_on_cpu(
-            before,
-            spec,
-            lambda resolved: self._make(spec, False, resolved),
-            fingerprint=self._fingerprint,
-            code=code_hash(self._forms.form()),
-            eager_precision=before.precision if rewritable else "fp32",
-            cache=self._choices(),
-            runs=runs,
-        )
-        if chosen.engine == before.engine:
-            return
-        told = self.fidelity
-        self.drop_engines()
-        self._resolved = chosen
-        if chosen.precision != "fp32" and self._asked == "auto":
-            self._decide_precision(spec, tiles, chunked=False)
-            if self._resolved.precision == "fp32":
-                # PyTorch in 16 bits was the faster, and is not near enough; OpenVINO was.
-                self.drop_engines()
-                self._resolved, self.fidelity = before, told
-
-    def _decide_precision(self, spec: TileSpec, tiles: Tensor, chunked: bool) -> None:
-        """Keep the faster precision if its output is near enough to that of fp32."""
-        tiles = probe(spec) if is_flat(tiles) else tiles
-        fp32 = self._resolved.settled("fp32")
-        fast = self._resolved.settled(self._resolved.precision)
-        # One after the other: both at once would take twice the memory.
-        engine = self._make(spec, chunked, fp32)
-        try:
-            reference = engine.run(tiles).clone()
-        finally:
-            engine.close()
-        del engine
-        engine = self._make(spec, chunked, fast)
-        try:
-            self.fidelity = compare(reference, engine.run(tiles))
-        except BaseException:
-            engine.close()
-            raise
-        chosen = fast if self.fidelity.sufficient else fp32
-        _log.info(
-            "%s against fp32: SNR %.1f dB, largest error %.5f; running in %s",
-            fast.precision,
-            self.fidelity.snr,
-            self.fidelity.max_error,
-            chosen.precision,
-        )
-        if chosen is fast:
-            self._engines[spec, chunked, fast.precision] = engine
-        else:
-            engine.close()
-        self._resolved = chosen
-
-
-def _possible(resolved: ResolvedEngine, forms: Forms) -> ResolvedEngine:
-    """What PyTorch computes in fp16 or bf16 must have been brought to it, as only HAT can be."""
-    if resolved.engine == "openvino" or resolved.precision == "fp32" or forms.rewritable:
-        return resolved
-    if resolved.tentative:
-        return resolved.settled("fp32")
-    raise OptionError(
-        f"in {resolved.precision} engine {resolved.engine} runs HAT alone; "
-        "choose precision fp32 for this network"
-    )
+        return available_memory(self.device) // self._sharers
 
 
 def _fill(part: Tensor, batch: int) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from hatvid.description import Description, MendedTile
 from hatvid.engine import TileSpec, build_engine, build_runtime, resolve_engine
-from hatvid.engine.fidelity import probe
 from hatvid.engine.runtime import Runtime
+from hatvid.engine_selection import EngineFactory
 from hatvid.errors import OptionError
 from hatvid.frame_plan import FramePlan, FramePlanner, check_frames
 from hatvid.frame_program import FrameProgram
@@ -32,7 +32,7 @@ from hatvid.options import (
 )
 from hatvid.resampling import resample
 from hatvid.reuse import Reused
-from hatvid.tile_runner import EngineFactory, TileRunner
+from hatvid.tile_runner import TileRunner
 from hatvid.tiling import Canvas
 
 __all__ = ["Description", "EngineFactory", "MendedTile", "Upscaler"]
@@ -48,8 +48,8 @@ class Upscaler:
     frame becomes must not depend on how many come with it), and put together.
 
     What ``auto`` stands for is decided once and then holds as long as the
-    upscaler: the tile for each frame size by the memory then free; the precision
-    by comparing the first batch with fp32 (:mod:`hatvid.engine.fidelity`).
+    upscaler: the tile for each frame size by the memory then free; engine, precision and
+    attention kernel by checks against the network itself (:mod:`hatvid.engine.checks`).
 
     In fp16 and bf16 every tile is looked at (:mod:`hatvid.engine.sentinel`); one that
     ran out of range is computed again in fp32, and told.
@@ -72,6 +72,8 @@ class Upscaler:
         fingerprint: names the module's weights and configuration exactly; without
             one, no compiled model is kept on disk.
         engine_factory: builds engines, in place of hatvid's own.
+        checked: refuse engines that do not give the network's picture. False is for engines
+            that are not meant to.
         name: of the model, for messages.
 
     Raises:
@@ -99,6 +101,7 @@ class Upscaler:
         reuse: ReuseOptions | None = None,
         fingerprint: str | None = None,
         engine_factory: EngineFactory = build_engine,
+        checked: bool = True,
         name: str = "custom",
     ) -> None:
         if scale < 1:
@@ -118,10 +121,11 @@ class Upscaler:
         self._runner = TileRunner(
             forms,
             resolved,
-            asked=engine_options.precision,
+            engine_options,
+            scale=scale,
             factory=engine_factory,
             fingerprint=fingerprint,
-            free=engine_options.engine == "auto",
+            checked=checked,
             reuse=self.reuse,
         )
         self._planner = FramePlanner(
@@ -133,7 +137,7 @@ class Upscaler:
             device=resolved.device,
             # Of the two attentions on a GPU PyTorch's, which takes more memory.
             runs=lambda chunked: forms.form(
-                resolved.precision, chunked=chunked, padded=resolved.device.type == "cuda"
+                resolved.precision, chunked=chunked, padded=resolved.layout == "gpu"
             ),
             streams=resolved.streams,
             sharers=resolved.sharers,
@@ -314,36 +318,29 @@ class Upscaler:
             self._runner.drop_engines()
             return self._planner.shrink(height, width)
 
-    def warm_up(
-        self, height: int, width: int, frames: Tensor | None = None, *, ahead: int | None = None
-    ) -> Description:
-        """Build the engine for frames of one size, and decide the precision.
+    def warm_up(self, height: int, width: int, *, ahead: int | None = None) -> Description:
+        """Build the engine for frames of one size, check it, and decide what ``auto`` stands for.
+
+        All is decided by a fixed test picture, so that every run decides alike.
 
         Args:
             height, width: of the frames in pixels.
-            frames: (N, 3, height, width), to decide the precision by; without them
-                it is decided by a fixed test picture, so that every run decides alike.
             ahead: how many frames are to come, if that is known. If they are many, ``auto`` on
                 a CPU measures whether OpenVINO or PyTorch is faster, and keeps the answer for
                 a network's fingerprint and size; else it is the kept one, or OpenVINO.
 
         Raises:
-            OptionError: the size, or the frames, are not possible.
-            EngineError: the engine cannot be built.
+            OptionError: the size is not possible.
+            EngineError: the engine cannot be built, or its picture is wrong.
         """
         with self._lock, torch.no_grad():
             plan = self._planner.plan(height, width)
             spec = self._spec(plan)
-            if frames is None:
-                tiles = probe(spec)
-            else:
-                check_frames(frames)
-                tiles = plan.tiles.extract(frames.detach().to(self.device, torch.float32))
             runs = (ahead or 0) * plan.tiles.count // spec.batch
-            self._runner.warm_up(spec, tiles[: spec.batch], chunked=plan.chunked, runs=runs)
+            self._runner.warm_up(spec, chunked=plan.chunked, runs=runs)
             self._planner.settle(self._runner.resolved(chunked=False))
             if (settled := self._spec(self._planner.plan(height, width))) != spec:
-                self._runner.warm_up(settled, tiles[: settled.batch], chunked=plan.chunked)
+                self._runner.warm_up(settled, chunked=plan.chunked)
             return self.describe(height, width)
 
     def describe(self, height: int, width: int) -> Description:
@@ -361,6 +358,8 @@ class Upscaler:
                 network_scale=self.network_scale,
                 engine=resolved.engine,
                 precision="auto" if resolved.tentative else resolved.precision,
+                layout=resolved.layout,
+                kernel=resolved.kernel,
                 device=str(resolved.device),
                 threads=resolved.threads,
                 streams=resolved.streams,
@@ -372,6 +371,8 @@ class Upscaler:
                 chunked=plan.chunked,
                 batch=plan.batch,
                 fidelity=self._runner.fidelity,
+                refused=tuple(self._runner.selection.refused),
+                warning=self._runner.selection.warning,
                 alone=resolved.slots(plan.batch) == 1,
                 streamed=resolved.streamed,
                 reuse=self._runner.reuse(self._spec(plan), chunked=plan.chunked),

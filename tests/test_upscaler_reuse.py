@@ -15,6 +15,7 @@ from hatvid.engine.eager import EagerEngine
 from hatvid.model.forms import Forms
 from hatvid.model.hat import HAT, HATConfig
 from hatvid.options import EngineOptions, ReuseMode, ReuseOptions, TileOptions
+from hatvid.picture_checks import PictureChecks
 from hatvid.reuse import Reused, checksum
 from hatvid.tile_cache import FRAMES_MOST
 from hatvid.tile_runner import TileRunner
@@ -229,7 +230,12 @@ def _runner(network: nn.Module, fingerprint: str | None = "f", **changed: object
     }
     resolved = ResolvedEngine(**given | changed)  # type: ignore[arg-type]
     return TileRunner(
-        Forms(network), resolved, asked="auto", factory=_nothing, fingerprint=fingerprint
+        Forms(network),
+        resolved,
+        EngineOptions(),
+        scale=2,
+        factory=_nothing,
+        fingerprint=fingerprint,
     )
 
 
@@ -254,6 +260,8 @@ def test_what_a_result_depends_on(network: nn.Module) -> None:
         _runner(network, engine="openvino").identity(spec),
         _runner(network, threads=2).identity(spec),
         _runner(network, compiled=True).identity(spec),
+        _runner(network, layout="gpu").identity(spec),
+        _runner(network, kernel="triton").identity(spec),
         _runner(network, streams=2).identity(spec),
         _runner(network, engine="openvino", streams=2).identity(spec),
         _runner(network, fingerprint="g").identity(spec),
@@ -263,7 +271,7 @@ def test_what_a_result_depends_on(network: nn.Module) -> None:
     assert _runner(network).identity(spec) == found[0]
     assert found[0].versions[1] == torch.__version__
     assert [identity.slots for identity in found[:2]] == [2, 3]
-    assert found[11].slots == 1, "each tile is a call of its own"
+    assert found[13].slots == 1, "each tile is a call of its own"
 
 
 @pytest.mark.parametrize(
@@ -299,10 +307,13 @@ def test_tiles_on_a_gpu_are_looked_up_only_by_name(
         return checksum(tile)
 
     monkeypatch.setattr("hatvid.reuse.checksum", digest)
+    # There is no GPU that could be checked.
+    monkeypatch.setattr(PictureChecks, "job", lambda *args, **kwargs: None)
     runner = TileRunner(
         Forms(network),
         resolved,
-        asked="fp32",
+        EngineOptions(),
+        scale=2,
         factory=factory,
         fingerprint="f",
         reuse=ReuseOptions(mode=mode, memory=64),

@@ -121,13 +121,16 @@ def pipeline_cost(
     network = load_model(model)
     options = EngineOptions(precision=precision, threads=threads, streams="auto")  # as a job has it
 
-    def upscaler(factory: EngineFactory, fingerprint: str | None) -> Upscaler:
+    def upscaler(
+        factory: EngineFactory, fingerprint: str | None, *, checked: bool = True
+    ) -> Upscaler:
         return Upscaler(
             network,
             scale=network.scale,
             engine_options=options,
             fingerprint=fingerprint,
             engine_factory=factory,
+            checked=checked,
             name=resolve_model(model).name,
         )
 
@@ -135,7 +138,7 @@ def pipeline_cost(
     with (
         tempfile.TemporaryDirectory(prefix="hatvid-bench-") as name,
         # Without a name, or what is measured of it would be taken for the network's.
-        upscaler(watch.instant, None) as instant,
+        upscaler(watch.instant, None, checked=False) as instant,
         upscaler(watch.real, state_dict_hash(network)) as real,
     ):
         folder = Path(name)

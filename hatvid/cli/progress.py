@@ -257,7 +257,14 @@ def _summary(receipt: Receipt | PictureReceipt | ShardReceipt) -> str:
 def _engine(facts: Started) -> str:
     height, width = facts.tile
     tiles = "whole frame" if facts.tiles == 1 else f"{facts.tiles} tiles {width}x{height}"
-    return f"{facts.engine} {facts.precision}, {tiles}"
+    kernel = "" if facts.kernel == "default" else f" {facts.kernel}"
+    return f"{facts.engine} {facts.precision}{kernel}, {tiles}"
+
+
+def _checked(facts: Started) -> str:
+    """What the checks of the engine found."""
+    snr = "" if facts.snr is None else f", {facts.snr:.0f} dB"
+    return snr + "".join(f", not {each}" for each in facts.refused)
 
 
 def _short(facts: Started) -> str:
@@ -266,7 +273,8 @@ def _short(facts: Started) -> str:
 
 def _headline(facts: Started) -> str:
     frames = f"{facts.frames} frames" if facts.frames else "frames"
-    how = f"to {facts.width}x{facts.height} by {facts.model} on {facts.device} ({_engine(facts)})"
+    engine = f"{_engine(facts)}{_checked(facts)}"
+    how = f"to {facts.width}x{facts.height} by {facts.model} on {facts.device} ({engine})"
     if facts.scale == 1:  # of a script
         how = f"of {facts.width}x{facts.height} as they are"
     return f"hatvid: {facts.input} -> {facts.output}: {frames} {how}, {facts.codec} {facts.pix_fmt}"

@@ -15,11 +15,12 @@ from hatvid.engine.base import Engine, TileSpec
 from hatvid.engine.devices import ON_CUDA, resolve_device
 from hatvid.engine.runtime import HostRuntime, Runtime
 from hatvid.errors import OptionError
-from hatvid.options import EngineOptions
+from hatvid.options import EngineOptions, Kernel
 
 __all__ = [
     "COMPILERS",
     "Engine",
+    "KERNELS",
     "ON_CUDA",
     "ResolvedEngine",
     "TileSpec",
@@ -32,6 +33,10 @@ COMPILERS = ("openvino", "tensorrt")
 """Engines that take the network as a whole, and not in chunks."""
 
 RECORDING = ("cudagraph", "replay")
+
+KERNELS: tuple[Kernel, ...] = ("efficient", "cudnn", "triton")
+"""Attention kernels of a GPU that ``auto`` tries: PyTorch's memory-efficient one, cuDNN's (on
+recent GPUs PyTorch's own first choice, which can fail to build), and this project's."""
 
 SIDE_BY_SIDE = 2
 """Tiles that OpenVINO is given at once if that is left to us: measured on two cores, where
@@ -53,6 +58,15 @@ class ResolvedEngine:
     threads: int
     """Of the CPU."""
 
+    layout: Literal["cpu", "gpu"] = "cpu"
+    """``gpu``: channels padded to what a GPU's kernels take, weights of convolutions in
+    channels-last order. What is built depends on this and never on the device, so that a CPU
+    can build and check what a GPU runs."""
+
+    kernel: Kernel | Literal["auto"] = "default"
+    """Which kernel computes attention. ``default``: PyTorch's choice. ``auto`` is not decided
+    yet: each of :data:`KERNELS` is checked, then the fastest is taken."""
+
     streams: int = 1
     """See :class:`~hatvid.options.EngineOptions`, as ``compiled``."""
 
@@ -63,6 +77,12 @@ class ResolvedEngine:
     def records(self) -> bool:
         """Whether a recording of the network is replayed."""
         return self.engine in RECORDING
+
+    @property
+    def fp32(self) -> ResolvedEngine:
+        """The same in fp32. cuDNN's attention does not compute in it."""
+        kernel = "efficient" if self.kernel == "cudnn" else self.kernel
+        return replace(self.settled("fp32"), kernel=kernel)
 
     @property
     def streamed(self) -> bool:
@@ -119,6 +139,12 @@ def resolve_engine(options: EngineOptions) -> ResolvedEngine:
             f"engine {engine} does not run what torch.compile makes; choose engine cudagraph, "
             "or leave --compile out"
         )
+    layout = options.layout
+    if layout == "auto":
+        layout = "gpu" if device.type == "cuda" else "cpu"
+    kernel = options.kernel
+    if kernel == "auto" and (layout == "cpu" or engine not in RECORDING):
+        kernel = "default"
     threads = options.threads or max(1, torch.get_num_threads() // options.sharers)
     if options.streams != "auto":
         streams = options.streams
@@ -134,6 +160,8 @@ def resolve_engine(options: EngineOptions) -> ResolvedEngine:
         tentative=asked == "auto" and _fastest(engine, device) != "fp32",
         device=device,
         threads=threads,
+        layout=layout,
+        kernel=kernel,
         streams=streams,
         compiled=options.compiled,
         sharers=options.sharers,
@@ -178,6 +206,7 @@ def build_engine(
             runtime=runtime,
             name=resolved.engine,
             precision=resolved.precision,
+            kernel=resolved.kernel,
             threads=resolved.threads,
             compiled=resolved.compiled,
         )

@@ -12,6 +12,7 @@ compiled library as it is, so a folder that others may write to is not used.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import inspect
 import logging
 import os
@@ -24,7 +25,6 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import platformdirs
 from torch import nn
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "default_cache_dir",
     "hatvid_version",
     "library_version",
+    "package_hash",
 ]
 
 CACHE_LIMIT = 4 * 1024**3
@@ -49,6 +50,8 @@ _log = logging.getLogger(__name__)
 
 def default_cache_dir(engine: str) -> Path:
     """Where an engine keeps compiled models: ``hatvid/ENGINE`` in the user's cache folder."""
+    import platformdirs  # where nothing is kept, it need not be there
+
     return Path(platformdirs.user_cache_dir("hatvid", appauthor=False)) / engine
 
 
@@ -70,6 +73,15 @@ def code_hash(module: nn.Module) -> str:
         files.update(file.parent.glob("*.py") if inside else [file])
     digest = hashlib.sha256()
     for file in sorted(files):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@cache
+def package_hash(name: str) -> str:
+    """SHA-256 over the source files of one package, by its dotted name."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(inspect.getfile(importlib.import_module(name))).parent.glob("*.py")):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 

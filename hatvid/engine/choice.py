@@ -24,22 +24,24 @@ _log = logging.getLogger(__name__)
 
 
 def cuda_seconds(engine: Engine, tiles: Tensor) -> float:
-    """How long one run takes on the GPU, by its own clock."""
-    engine.run(tiles)
+    """How long one run takes on the engine's GPU, by its own clock."""
     times: list[float] = []
-    for _ in range(ROUNDS):
-        start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        start.record()
+    # Events belong to the current device's stream; with several GPUs that is another one.
+    with torch.cuda.device(engine.spec.device):
         engine.run(tiles)
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1000)
+        for _ in range(ROUNDS):
+            start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            start.record()
+            engine.run(tiles)
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) / 1000)
     return min(times)
 
 
-def fastest(
-    candidates: Mapping[str, Callable[[], Engine]],
+def fastest[Name: str](
+    candidates: Mapping[Name, Callable[[], Engine]],
     tiles: Tensor,
     *,
     identity: Mapping[str, str],
@@ -47,34 +49,37 @@ def fastest(
     seconds: Callable[[Engine, Tensor], float] = cuda_seconds,
     margin: float = 1.0,
     measure: bool = True,
-) -> str:
+) -> Name:
     """Choose by measurement.
 
     Args:
-        candidates: build an engine each; the first is taken where no other can be built or
-            is faster. They are built one after the other, and closed.
+        candidates: build an engine each, the preferred one first. They are built one after
+            the other, and closed.
         tiles: to run.
-        identity: all that the answer hangs on.
+        identity: all that the answer depends on.
         cache: remembers the answer for this identity; not one that memory was short for.
         seconds: measures.
         margin: another than the first has to take less than this share of its time.
         measure: False takes what was measured before, or else the first.
 
     Returns:
-        The name of the fastest.
+        The name of the fastest of those that can be built.
 
     Raises:
-        EngineError: the first cannot be built.
+        EngineError: none can be built; the first one's error.
     """
     first = next(iter(candidates))
     about = json.dumps([sorted(identity.items()), sorted(candidates)])
     key = hashlib.sha256(about.encode()).hexdigest()
     kept = None if cache is None else cache.read(key)
-    if kept is not None and (name := kept.decode(errors="replace")) in candidates:
-        return name
+    before = None if kept is None else kept.decode(errors="replace")
+    for name in candidates:
+        if name == before:
+            return name
     if not measure:
         return first
     times = {}
+    failures: list[EngineError] = []
     lasting = True
     for name, build in candidates.items():
         try:
@@ -84,10 +89,11 @@ def fastest(
             finally:
                 engine.close()
         except EngineError as error:
-            if name == first:
-                raise
+            failures.append(error)
             lasting = lasting and not isinstance(error, OutOfMemoryError)
             _log.warning("%s cannot be used here (%s)", name, error)
+    if not times:
+        raise failures[0]
     chosen = min(times, key=lambda name: times[name])
     _log.info("measured %s s (the first by %s); taking %s", times, margin, chosen)
     if cache is not None and lasting:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import threading
 import weakref
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hatvid.engine.runtime import Event, Function, Recording, Stream
 from hatvid.engine.settings import full_precision, ran_out
@@ -25,6 +26,11 @@ __all__ = ["CudaRuntime"]
 WARM_UPS = 3
 """Runs before capture: libraries choose their algorithms and allocate their workspaces
 in the first, and neither may happen while a graph is captured."""
+
+_ATTENTION = {
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+}
 
 POOL = 32
 """Streams that PyTorch has of one priority on one device (c10/cuda/CUDAStream.cpp): it hands
@@ -104,6 +110,13 @@ class CudaRuntime:
         """See :meth:`hatvid.engine.runtime.Runtime.record`."""
         with _CAPTURING, self._cuda.device(self._device), torch.no_grad(), full_precision():
             return _Graph(self._cuda, self._device, function, inputs)
+
+    def attention(self, kernel: str) -> AbstractContextManager[object]:
+        """See :meth:`hatvid.engine.runtime.Runtime.attention`."""
+        backend = _ATTENTION.get(kernel)
+        # One backend and no other: what cannot run must fail, and not become the slow one
+        # that writes its scores.
+        return nullcontext() if backend is None else sdpa_kernel([backend])
 
     def stream(self) -> Stream:
         """See :meth:`hatvid.engine.runtime.Runtime.stream`."""

@@ -26,6 +26,8 @@ from torch.utils._pytree import tree_leaves
 from hatvid.engine.base import TileSpec
 from hatvid.engine.gpu_attention import GpuAttention
 from hatvid.engine.prepare import Preparable
+from hatvid.engine.settings import ran_out
+from hatvid.errors import EngineError, OutOfMemoryError
 
 __all__ = [
     "Counted",
@@ -235,17 +237,53 @@ def choose_tile(height: int, width: int, bytes_per_pixel: int, available: int, o
 
 
 def available_memory(device: torch.device, *, root: Path = Path("/")) -> int:
-    """Bytes free on a device; on a CPU no more than the control group leaves.
+    """Bytes free on a device; on a CPU no more than the control group leaves, on a GPU
+    together with what PyTorch keeps of it for tensors to come.
 
     Args:
-        device: ``cpu`` or ``cuda``.
+        device: ``cpu``, ``cuda`` (the current one) or ``cuda:N``.
         root: of the file tree in which the control group's limits are looked up.
+
+    Raises:
+        OutOfMemoryError: the GPU has not even the memory to be asked.
+        EngineError: the GPU does not answer.
     """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        try:
+            return int(torch.cuda.mem_get_info(device)[0]) + _cached_blocks(device)
+        except RuntimeError as error:  # the first call that needs memory of the GPU itself
+            first = str(error).strip().partition("\n")[0]
+            if ran_out(error):
+                raise OutOfMemoryError(
+                    f"{device} has no memory left ({first}); end what fills it, or choose another "
+                    "device, or device cpu"
+                ) from error
+            raise EngineError(
+                f"{device} cannot be used ({first}); choose another device, or device cpu"
+            ) from error
     free = int(psutil.virtual_memory().available)
     limits = [left for folder in _cgroups(root) if (left := _cgroup_left(folder)) is not None]
     return max(min([free, *limits]), 0)
+
+
+_DEFAULT_POOL = (0, 0)
+"""``segment_pool_id`` of memory that any tensor may be given. Every captured graph has a
+pool of its own, whose unused blocks are for that graph's replays alone: reserved minus
+allocated bytes would count them as free."""
+
+
+def _cached_blocks(device: torch.device) -> int:
+    """Bytes that PyTorch has from the driver, and that no tensor uses."""
+    if torch.cuda.get_allocator_backend() != "native":
+        return 0  # CUDA's own allocator has no snapshot
+    index = torch.cuda.current_device() if device.index is None else device.index
+    # A block that awaits the end of another stream's work is not allocated any more, but not
+    # free either: hence active, which counts it.
+    return sum(
+        segment["total_size"] - segment["active_size"]
+        for segment in torch.cuda.memory_snapshot()  # type: ignore[no-untyped-call]
+        if segment["device"] == index and tuple(segment["segment_pool_id"]) == _DEFAULT_POOL
+    )
 
 
 def _cgroups(root: Path) -> list[Path]:

@@ -12,7 +12,7 @@ from hatvid.engine.base import TileSpec
 from hatvid.engine.settings import ran_out
 from hatvid.errors import EngineError, OutOfMemoryError
 
-__all__ = ["Preparable", "Shrinkable", "check_input", "check_output", "prepared"]
+__all__ = ["Preparable", "Shrinkable", "check_input", "check_output", "copied", "prepared"]
 
 
 @runtime_checkable
@@ -62,9 +62,8 @@ def prepared(module: nn.Module, spec: TileSpec, precision: str = "fp32") -> nn.M
                 "convert it first, for example with module.float()"
             )
     here = all(_same_device(parameter.device, spec.device) for parameter in parameters)
-    shared: dict[int, object] = {id(p): p for p in parameters} if here else {}
     try:
-        ready = copy.deepcopy(module, shared).to(spec.device).eval()
+        ready = copied(module, share=here).to(spec.device).eval()
         if isinstance(ready, Preparable):
             with torch.no_grad():
                 ready.prepare(spec.height, spec.width)
@@ -77,6 +76,19 @@ def prepared(module: nn.Module, spec: TileSpec, precision: str = "fp32") -> nn.M
             "tile, a smaller model, or another device"
         ) from error
     return ready
+
+
+def copied(module: nn.Module, *, share: bool) -> nn.Module:
+    """A copy with buffers of its own, for tensors without contents too.
+
+    Args:
+        share: take the module's parameters, and not copies of them.
+    """
+    memo: dict[int, object] = {id(b): b.clone() for b in module.buffers()}
+    for p in module.parameters():
+        # Strides stay, as a plain deepcopy would have them.
+        memo[id(p)] = p if share else nn.Parameter(p.detach().clone(), p.requires_grad)
+    return copy.deepcopy(module, memo)
 
 
 def check_input(spec: TileSpec, tiles: Tensor) -> None:

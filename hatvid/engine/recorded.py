@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
 from hatvid.engine.base import TileSpec
-from hatvid.engine.prepare import Shrinkable, check_input, check_output, prepared
+from hatvid.engine.prepare import Shrinkable, check_input, check_output, copied, prepared
 from hatvid.engine.runtime import Recording, Runtime
 from hatvid.engine.settings import cpu_threads
 from hatvid.errors import EngineError, OutOfMemoryError
 
-__all__ = ["RecordedEngine"]
+__all__ = ["RecordedEngine", "recordable"]
+
+
+def recordable(module: nn.Module, spec: TileSpec, precision: str = "fp32") -> nn.Module:
+    """What a :class:`RecordedEngine` records: a copy with weights of its own, prepared for the
+    shape.
+
+    Nothing but the memory it lies in depends on ``spec.device``.
+
+    Args:
+        module: see :func:`~hatvid.engine.prepare.prepared`, as the others.
+    """
+    return prepared(copied(module, share=False), spec, precision)
 
 
 class RecordedEngine:
@@ -29,6 +40,8 @@ class RecordedEngine:
         spec: the one shape to run, on the runtime's device.
         runtime: records and replays; its kind is the engine's name.
         name: of the engine.
+        kernel: which kernel computes attention, as
+            :meth:`~hatvid.engine.runtime.Runtime.attention` knows it.
         precision: what the module computes in, as with
             :class:`~hatvid.engine.eager.EagerEngine`.
         threads: of the CPU while it runs; None leaves PyTorch's setting alone.
@@ -47,6 +60,7 @@ class RecordedEngine:
         runtime: Runtime,
         name: str,
         precision: str = "fp32",
+        kernel: str = "default",
         threads: int | None = None,
         compiled: bool = False,
     ) -> None:
@@ -54,10 +68,7 @@ class RecordedEngine:
         self.spec = spec
         self.precision: str = precision
         self._threads = threads
-        ready = prepared(copy.deepcopy(module), spec, precision)
-        if spec.device.type == "cuda":
-            # Feature maps are channels-last already; so cuDNN need not turn weights round.
-            ready = ready.to(memory_format=torch.channels_last)
+        ready = recordable(module, spec, precision)
         network = _compiled(ready) if compiled else ready
         tiles = torch.zeros(spec.input_shape, dtype=spec.dtype, device=spec.device)
 
@@ -71,7 +82,7 @@ class RecordedEngine:
         self._recording: Recording | None = None
         while self._recording is None:
             try:
-                with self._settings():
+                with self._settings(), runtime.attention(kernel):
                     self._recording = runtime.record(function, (tiles,))
             except OutOfMemoryError as error:
                 failed = str(error)

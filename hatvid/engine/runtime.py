@@ -79,6 +79,15 @@ class Runtime(Protocol):
         """
         ...
 
+    def attention(self, kernel: str) -> AbstractContextManager[object]:
+        """Within it, ``scaled_dot_product_attention`` runs on one kernel.
+
+        Args:
+            kernel: ``efficient`` or ``cudnn``, and where the kernel fails, so does the function
+                that is recorded; any other leaves the choice to PyTorch.
+        """
+        ...
+
     def stream(self) -> Stream:
         """A new one."""
         ...
@@ -127,6 +136,10 @@ class HostRuntime:
         from hatvid.engine.replay import Replay
 
         return Replay(function, inputs)
+
+    def attention(self, kernel: str) -> AbstractContextManager[object]:
+        """Nothing changes: PyTorch has one kernel for attention on a CPU."""
+        return nullcontext()
 
     def stream(self) -> Stream:
         """None: there is one queue, and it is never named."""

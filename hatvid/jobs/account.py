@@ -54,6 +54,13 @@ class Account:
         for note in said_of_scale(name, network_scale, scale):
             self.note(note)
 
+    def note_checks(self, facts: Description) -> None:
+        """What failed a check, and a precision that is not near enough to fp32."""
+        for refused in facts.refused:
+            self.note(f"not used: {refused}")
+        if facts.warning is not None:
+            self.note(facts.warning)
+
     def note_reuse(self, facts: Description) -> None:
         """Where what was asked for with it is not done."""
         if facts.reuse == "refused":
@@ -176,6 +183,9 @@ class Account:
             model=facts.model,
             engine=facts.engine,
             precision=facts.precision,
+            kernel=facts.kernel,
+            snr=facts.snr,
+            refused=facts.refused,
             seconds=seconds,
             verification=verification,
             notes=tuple(self.notes),
@@ -194,6 +204,9 @@ class Account:
             model=facts.model,
             engine=facts.engine,
             precision=facts.precision,
+            kernel=facts.kernel,
+            snr=facts.snr,
+            refused=facts.refused,
             device=facts.device,
             tile=(facts.tile_height, facts.tile_width),
             tiles=facts.tiles,

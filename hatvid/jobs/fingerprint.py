@@ -107,6 +107,8 @@ def settings_by(described: Described, *, compiled: bool, mixed: bool = False) ->
             "scale": facts.scale,
             "engine": facts.engine,
             "precision": facts.precision,
+            "layout": facts.layout,
+            "attention": facts.kernel,
             "device": "mixed" if mixed else described.kind,
             "threads": facts.threads,
             "tile": f"{facts.tile_width}x{facts.tile_height}" + " in chunks" * facts.chunked,
@@ -126,6 +128,8 @@ def resolved_of(described: Described, encoder_threads: int) -> Resolved:
         {
             "engine": facts.engine,
             "precision": facts.precision,
+            "layout": facts.layout,
+            "kernel": facts.kernel,
             "threads": facts.threads,
             "streams": facts.streams,
             "tile": facts.tile,

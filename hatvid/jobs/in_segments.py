@@ -284,7 +284,7 @@ class InSegments:
             output=os.fsencode(job.output.name).decode("utf-8", "backslashreplace"),
             settings=self._settings() | by,
             resolved=resolved_of(described, self._threads),
-            facts=replace(facts, fidelity=None),
+            facts=facts if facts.snr is not None else replace(facts, fidelity=None),
             segments=self._owned(),
         )
         journal.begin(header)
@@ -293,6 +293,7 @@ class InSegments:
     def _start(self, header: Header) -> float:
         """Tell what is known now; when that was."""
         account = self._account
+        account.note_checks(header.facts)
         started = account.started(self._source, self._plan, header.facts, done=account.done)
         account.progress.started(started)
         return time.monotonic()

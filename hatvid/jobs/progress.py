@@ -17,6 +17,10 @@ class Started:
     Args:
         frames: how many there will be, None if the container does not say.
         tile: (height, width) in input pixels.
+        kernel: that computes attention; ``default`` is PyTorch's choice.
+        snr: in dB, of what the engine makes of a test picture, against the network itself; None
+            where nothing differs, or nothing was computed.
+        refused: engines, precisions and kernels that failed a check, one line each.
         done: frames that an earlier run of the job did; they count among the ``frames``.
     """
 
@@ -29,6 +33,9 @@ class Started:
     model: str
     engine: str
     precision: str
+    kernel: str
+    snr: float | None
+    refused: tuple[str, ...]
     device: str
     tile: tuple[int, int]
     tiles: int

@@ -48,6 +48,10 @@ class Receipt:
             it begins before the first frame, and ends after the last one.
         color_in: matrix and range as tagged in the input.
         color_out: matrix and range as tagged in the output.
+        kernel: that computed attention; ``default`` is PyTorch's choice.
+        snr: in dB, of what the engine made of a test picture, against the network itself; None
+            where nothing differed, or nothing was computed.
+        refused: engines, precisions and kernels that failed a check, one line each.
         seconds: from the first frame to the last byte.
         verification: how the output compares with the input; None where that was not
             asked for, or a pipe is on either side.
@@ -72,6 +76,9 @@ class Receipt:
     model: str
     engine: str
     precision: str
+    kernel: str
+    snr: float | None
+    refused: tuple[str, ...]
     seconds: float
     verification: Verification | None
     notes: tuple[str, ...]

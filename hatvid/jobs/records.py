@@ -29,6 +29,8 @@ class Resolved(_Checked):
     engine: Literal["eager", "openvino", "cudagraph", "tensorrt", "replay"]
     precision: Literal["fp32", "bf16", "fp16"]
     threads: int = Field(ge=1)
+    layout: Literal["cpu", "gpu"] = "cpu"
+    kernel: Literal["default", "efficient", "cudnn", "triton"] = "default"
     streams: int = Field(ge=1)
     tile: _Count
     chunked: bool

@@ -86,13 +86,13 @@ class Straight:
         try:
             for note in sink.notes:
                 account.note(note)
-            # Compiling the network is no part of the frame rate; nor does the precision
-            # hang on what the first frame shows.
+            # Compiling and checking the network is no part of the frame rate.
             info = source.info
             if upscaler is None:
                 facts = as_is(info)
             else:
                 facts = upscaler.warm_up(info.height, info.width, ahead=expected_frames(source))
+                account.note_checks(facts)
                 account.note_reuse(facts)
             account.progress.started(account.started(source, plan, facts))
             began = time.monotonic()

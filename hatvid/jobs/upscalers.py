@@ -60,6 +60,8 @@ def settled(options: JobOptions, resolved: Resolved) -> JobOptions:
             engine,
             engine=resolved.engine if engine.engine == "auto" else engine.engine,
             precision=resolved.precision if engine.precision == "auto" else engine.precision,
+            layout=resolved.layout if engine.layout == "auto" else engine.layout,
+            kernel=resolved.kernel if engine.kernel == "auto" else engine.kernel,
             threads=engine.threads or resolved.threads,
             streams=resolved.streams if engine.streams == "auto" else engine.streams,
         ),

@@ -100,11 +100,19 @@ def check_alike(here: Described, wanted: Described, *, mixed: bool, where: str =
             "of one kind with --workers, or accept other bits in places with --mixed"
         )
     told = wanted.facts
-    alike = replace(facts, device=told.device, fidelity=told.fidelity, reuse=told.reuse)
+    alike = replace(
+        facts,
+        device=told.device,
+        fidelity=told.fidelity,
+        refused=told.refused,
+        warning=told.warning,
+        reuse=told.reuse,
+    )
     if (alike, here.fingerprint) != (wanted.facts, wanted.fingerprint):
         raise EngineError(
-            f"{who} came to other settings ({facts.engine}, {facts.precision}, tiles of "
-            f"{facts.tile_width}x{facts.tile_height}) or another network than the others; give "
+            f"{who} came to other settings ({facts.engine}, {facts.precision}, attention "
+            f"{facts.kernel}, tiles of {facts.tile_width}x{facts.tile_height}) or another network "
+            "than the others; give "
             "--engine, --precision, --tile and --model by name"
         )
 

@@ -15,6 +15,7 @@ from hatvid.model.attention_form import with_attention
 from hatvid.model.calibration import calibration_picture
 from hatvid.model.hat import HAT
 from hatvid.model.padded import pad_channels
+from hatvid.model.passes.channels_last import channels_last_weights
 from hatvid.model.precision import RescalePlan, lower_precision, plan_rescale
 from hatvid.model.tail import collapse_tail
 from hatvid.model.whole import Pieces, WholeFrame
@@ -39,6 +40,8 @@ class Forms:
     pieces: dict[tuple[int, int], Pieces]
 
     def __init__(self, module: nn.Module) -> None:
+        self.published = module
+        """As it was given: what every other form must be equal to."""
         self._hat = collapse_tail(module) if isinstance(module, HAT) else None
         self._module = module if self._hat is None else self._hat
         self._made: dict[tuple[str, bool], HAT] = {}
@@ -69,6 +72,7 @@ class Forms:
         chunked: bool = False,
         padded: bool = False,
         fused: bool = False,
+        channels_last: bool = False,
         compiler: bool = False,
     ) -> nn.Module:
         """The network as PyTorch is to run it, or a compiler to read it.
@@ -78,16 +82,24 @@ class Forms:
             chunked: in chunks of windows.
             padded: with channels as a GPU's kernels like them.
             fused: with attention that reads its windows where they lie.
+            channels_last: with weights of convolutions as a GPU's convolutions read them.
             compiler: as a compiler for CPUs likes it; in fp32, not in chunks.
         """
         if self._hat is None:
-            return self._module
+            return channels_last_weights(self._module) if channels_last else self._module
         network = self._in(precision, padded)
         if fused:
             network = with_attention(network, "triton")
         if compiler:
             network = with_attention(network, "split_qkv")
+        if channels_last:
+            network = channels_last_weights(network)
         return WholeFrame(network, pieces=self.pieces) if chunked else network
+
+    def published_in_chunks(self) -> nn.Module:
+        """:attr:`published`, a HAT, in less memory."""
+        assert isinstance(self.published, HAT)
+        return WholeFrame(self.published)
 
     def _in(self, precision: str, padded: bool) -> HAT:
         assert self._hat is not None

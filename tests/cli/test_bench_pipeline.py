@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import hatvid.bench.pipeline
-import hatvid.tile_runner
+import hatvid.engine_selection
 from hatvid.bench.pipeline import STAGES, PipelineCost, pipeline_cost
 from hatvid.bench.stopwatch import Stopwatch
 from hatvid.cli.main import cli
@@ -91,7 +91,7 @@ def test_nothing_is_kept_of_the_engine_that_returns_at_once(
         asked[type(build(resolved)._engine).__name__] = fingerprint
         return resolved
 
-    monkeypatch.setattr(hatvid.tile_runner, "faster_on_cpu", asked_of)
+    monkeypatch.setattr(hatvid.engine_selection, "faster_on_cpu", asked_of)
     pipeline_cost(clip, model=str(checkpoint), frames=2, rounds=1)
     assert asked.pop("_Repeats") is None
     (fingerprint,) = asked.values()

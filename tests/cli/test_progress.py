@@ -107,7 +107,7 @@ def test_without_a_terminal_one_line_before_and_one_after(
     assert (done.code, done.out) == (0, "")
     before, after = done.err.splitlines()
     assert before.startswith(f"hatvid: {mine} -> {output}: 6 frames to 64x48 by ")
-    assert "(eager fp32, whole frame), libx264 yuv420p" in before
+    assert re.search(r"\(eager fp32, whole frame, \d+ dB\), libx264 yuv420p", before)
     summary = (
         rf"hatvid: {re.escape(str(output))}: 64x48, 6 frames in [\d.]+ s \(([\d.]+) fps\), "
         r"verified in \d+ checks"

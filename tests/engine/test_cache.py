@@ -154,14 +154,14 @@ def test_a_full_disk_costs_the_entry_only(
 
 
 def test_readers_never_see_half_a_file(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    versions = [bytes([number]) * 300_000 for number in range(4)]
+    versions = [bytes([number]) * 100_000 for number in range(4)]
     ModelCache(folder).write("a", versions[0])
     done = threading.Event()
     wrong: list[bytes | None] = []
 
     def write(data: bytes) -> None:
         cache = ModelCache(folder)
-        for _ in range(40):
+        for _ in range(10):
             cache.write("a", data)
 
     def read() -> None:

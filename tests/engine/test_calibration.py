@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,13 @@ from torch import Tensor, nn
 
 from hatvid.engine import Engine, ResolvedEngine, TileSpec
 from hatvid.engine.cache import ModelCache
-from hatvid.engine.calibration import MARGIN, WORTH_RUNS, faster_on_cpu, wall_seconds
+from hatvid.engine.calibration import (
+    MARGIN,
+    WORTH_RUNS,
+    faster_on_cpu,
+    fastest_kernel,
+    wall_seconds,
+)
 from hatvid.engine.eager import EagerEngine
 
 OPENVINO = ResolvedEngine(
@@ -114,3 +122,30 @@ def test_the_clock_of_the_wall(
     monkeypatch.setattr("hatvid.engine.calibration.time.perf_counter", lambda: engine.now)
     assert wall_seconds(engine, torch.zeros(spec.input_shape)) == pytest.approx(seconds)
     assert engine.runs == runs
+
+
+def test_kernels_are_timed_on_a_small_tile_whatever_the_frame(
+    net: nn.Module, tmp_path: Path
+) -> None:
+    """Every start would measure whole frames otherwise."""
+    resolved = ResolvedEngine(
+        engine="replay", precision="fp32", device=torch.device("cpu"), threads=1, layout="gpu"
+    )
+    candidates = {name: replace(resolved, kernel=name) for name in ("efficient", "triton")}
+    built: list[tuple[str, tuple[int, ...]]] = []
+
+    class Slow(EagerEngine):
+        def run(self, tiles: Tensor) -> Tensor:
+            until = time.perf_counter() + 0.05
+            while time.perf_counter() < until:
+                pass
+            return super().run(tiles)
+
+    def build(spec: TileSpec, candidate: ResolvedEngine) -> Engine:
+        built.append((candidate.kernel, spec.input_shape))
+        return (Slow if candidate.kernel == "efficient" else EagerEngine)(net, spec)
+
+    for _ in range(2):
+        cache = ModelCache(tmp_path)
+        assert fastest_kernel(candidates, build, scale=2, network="n", cache=cache) == "triton"
+    assert built == [("efficient", (1, 3, 256, 256)), ("triton", (1, 3, 256, 256))]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from hatvid.engine import Engine, TileSpec
 from hatvid.engine.cache import ModelCache
-from hatvid.engine.choice import fastest
+from hatvid.engine.choice import cuda_seconds, fastest
 from hatvid.engine.eager import EagerEngine
 from hatvid.errors import EngineError, OutOfMemoryError
 
@@ -74,8 +75,9 @@ def test_the_least_time_wins(bench: Bench, tiles: Tensor) -> None:
 
 def test_one_that_cannot_be_built_is_left_out(bench: Bench, tiles: Tensor) -> None:
     assert _choose(bench.candidates("plain", "quick", broken="quick"), tiles) == "plain"
+    assert _choose(bench.candidates("plain", "quick", broken="plain"), tiles) == "quick"
     with pytest.raises(EngineError, match="plain cannot be built"):
-        _choose(bench.candidates("plain", "quick", broken="plain"), tiles)
+        _choose(bench.candidates("plain", broken="plain"), tiles)
 
 
 def test_the_answer_is_kept(bench: Bench, tiles: Tensor, tmp_path: Path) -> None:
@@ -99,6 +101,47 @@ def test_a_passing_want_of_memory_is_no_answer_for_ever(
     assert _choose(broken, tiles, cache) == "plain"
     later = "quick" if error is OutOfMemoryError else "plain"
     assert _choose(bench.candidates("plain", "quick"), tiles, cache) == later
+
+
+def test_the_clock_is_that_of_the_engines_gpu(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With several GPUs an event of the current one's stream does not wait for the engine's."""
+    current, recorded_on = ["cuda:0"], []
+
+    @contextmanager
+    def device(which: torch.device) -> Iterator[None]:
+        current.append(str(which))
+        yield
+        current.pop()
+
+    class Event:
+        def __init__(self, *, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            recorded_on.append(current[-1])
+
+        def synchronize(self) -> None: ...
+
+        def elapsed_time(self, end: object) -> float:
+            return 5.0
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+
+    class OnTheSecond:
+        name, precision = "fake", "fp32"
+        spec = TileSpec(batch=1, height=16, width=16, scale=2, device=torch.device("cuda:1"))
+
+        def run(self, tiles: Tensor) -> Tensor:
+            assert current[-1] == "cuda:1"
+            return tiles
+
+        def close(self) -> None: ...
+
+    assert cuda_seconds(OnTheSecond(), torch.zeros(1)) == 0.005
+    assert set(recorded_on) == {"cuda:1"}
 
 
 @pytest.mark.needs_cuda

@@ -165,7 +165,8 @@ def _spoiling(
     module: nn.Module, spec: TileSpec, resolved: ResolvedEngine, fingerprint: str | None
 ) -> Engine:
     runtime = hatvid.engine.build_runtime(resolved)
-    assert runtime is not None
+    if runtime is None:  # of a tile that is computed again
+        return build_engine(module, spec, resolved, fingerprint)
     return _Spoils(module, spec, runtime=runtime, name="replay", precision=resolved.precision)
 
 
