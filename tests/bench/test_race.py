@@ -165,6 +165,7 @@ def test_hatvid_and_the_published_network(network: Network) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("compiler")
 def test_every_rival(network: Network) -> None:
     """Each runs, and gives what the published network gives."""
     from hatvid.bench.machine import native_bf16, pinned_cpus
