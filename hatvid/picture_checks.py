@@ -29,7 +29,6 @@ from hatvid.engine.checks import (
     FP32_FORM,
     FP32_OTHER,
     MOST_GFLOP,
-    NEAR_FP32,
     ROUNDING,
     SHAPE,
     STAND_IN,
@@ -39,7 +38,7 @@ from hatvid.engine.checks import (
     reference,
     worst,
 )
-from hatvid.engine.fidelity import Fidelity
+from hatvid.engine.fidelity import MIN_SNR, Fidelity
 from hatvid.errors import EngineError
 from hatvid.model.calibration import calibration_picture
 from hatvid.model.forms import Forms
@@ -241,8 +240,8 @@ class PictureChecks:
         least = form - SHAPE if form is not None else -torch.inf if low else FP32_OTHER
         if snr < least:
             return replace(Failure.wrong(resolved, snr, least), hard=True)
-        if low and not NEAR_FP32.passed(self.fidelity):
-            return Failure.wrong(resolved, snr, NEAR_FP32.snr, most)
+        if low and not self.fidelity.sufficient:
+            return Failure.wrong(resolved, snr, MIN_SNR, most)
         return None
 
     def _measure_job(

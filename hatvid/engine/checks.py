@@ -17,7 +17,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +25,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hatvid.engine.base import Engine, TileSpec
 from hatvid.engine.eager import EagerEngine
-from hatvid.engine.fidelity import MAX_ERROR, MIN_SNR, Fidelity, compare
+from hatvid.engine.fidelity import Fidelity, compare
 from hatvid.engine.prepare import Preparable
 from hatvid.errors import OutOfMemoryError
 
 __all__ = [
-    "Bar",
     "FORM_SHAPE",
     "FP32_FORM",
     "FP32_OTHER",
     "FormPictures",
     "MOST_GFLOP",
-    "NEAR_FP32",
     "ROUNDING",
     "SHAPE",
     "STAND_IN",
@@ -71,25 +68,6 @@ MOST_GFLOP = 200.0
 
 STAND_IN = 64
 """Height and width of that one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bar:
-    """What an engine must reach."""
-
-    snr: float
-    """dB."""
-
-    max_error: float = math.inf
-    """Of a sample; samples lie in about [0, 1]."""
-
-    def passed(self, fidelity: Fidelity) -> bool:
-        """Whether it is reached."""
-        return fidelity.snr >= self.snr and fidelity.max_error < self.max_error
-
-
-NEAR_FP32 = Bar(snr=MIN_SNR, max_error=MAX_ERROR)
-"""What 16 bits must reach to be chosen by ``auto``."""
 
 
 class FormPictures:

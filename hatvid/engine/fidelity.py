@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hatvid.engine.base import TileSpec
 
-__all__ = ["Fidelity", "compare", "is_flat", "probe"]
+__all__ = ["Fidelity", "MIN_SNR", "compare", "probe"]
 
 MIN_SNR = 40.0
 """dB. At 40 dB the difference is a hundredth of the picture's own variation; an
@@ -20,10 +20,6 @@ MAX_ERROR = 4 / 255
 """Four steps of an 8-bit channel: a guard against outliers, which the SNR of a
 whole picture does not see. The largest of millions of samples sways from picture to
 picture, so the SNR is what decides where nothing is wrong."""
-
-FLAT = 0.05
-"""Standard deviation under which a picture is too flat to judge by: a black first
-frame has no signal that noise could be compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +53,8 @@ def compare(reference: Tensor, other: Tensor) -> Fidelity:
     return Fidelity(snr=snr, max_error=float(difference.abs().max()))
 
 
-def is_flat(tiles: Tensor) -> bool:
-    """Whether tiles in [0, 1] vary too little to judge an engine by them."""
-    return float(tiles.double().std(correction=0)) < FLAT
-
-
 def probe(spec: TileSpec) -> Tensor:
-    """Tiles to judge by where the real ones are flat: waves of many lengths, edges, noise.
+    """Tiles to time and to try engines with: waves of many lengths, edges, noise.
 
     The same for the same spec, on every machine; values in [0, 1].
     """

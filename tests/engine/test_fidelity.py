@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hatvid.engine import TileSpec
-from hatvid.engine.fidelity import compare, is_flat, probe
+from hatvid.engine.fidelity import compare, probe
 
 
 def test_snr_is_variance_over_mean_squared_difference() -> None:
@@ -48,12 +48,6 @@ def test_both_limits_count(noise: float, spike: float, sufficient: bool) -> None
     assert compare(reference, other).sufficient is sufficient
 
 
-def test_flatness() -> None:
-    assert is_flat(torch.zeros(1, 3, 16, 16))
-    assert is_flat(torch.full((1, 3, 16, 16), 0.5) + 0.01 * torch.rand(1, 3, 16, 16))
-    assert not is_flat(torch.rand(1, 3, 16, 16))
-
-
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (64, 48), (192, 320)])
 def test_the_probe_is_a_picture_and_always_the_same(height: int, width: int) -> None:
     spec = TileSpec(batch=2, height=height, width=width, scale=4)
@@ -65,4 +59,4 @@ def test_the_probe_is_a_picture_and_always_the_same(height: int, width: int) -> 
     assert float(picture.min()) >= 0
     assert float(picture.max()) <= 1
     for tile in picture:
-        assert not is_flat(tile)
+        assert float(tile.double().std(correction=0)) >= 0.05, "too flat to judge by"
